@@ -1,0 +1,22 @@
+// The one exception that native code throws; bindings.cpp maps each kind to a class of
+// tvmerge.errors.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace tvmerge {
+
+enum class ErrorKind { config, storage, memory, output };
+
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorKind kind, const std::string& message)
+      : std::runtime_error(message), kind_(kind) {}
+  [[nodiscard]] ErrorKind kind() const { return kind_; }
+
+ private:
+  ErrorKind kind_;
+};
+
+}  // namespace tvmerge

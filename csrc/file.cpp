@@ -1,0 +1,89 @@
+#include "file.hpp"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "error.hpp"
+
+namespace tvmerge {
+namespace {
+
+[[noreturn]] void fail(const std::string& path, const std::string& what, int code) {
+  std::string advice;
+  if (code == ENOSPC) advice = ". Free some space, or write to another disk";
+  if (code == EMFILE) advice = ". Raise the limit on open files: ulimit -n 65536";
+  throw Error(ErrorKind::storage, path + ": cannot " + what + ": " + std::strerror(code) + advice);
+}
+
+int open_or_throw(const std::string& path, int flags, const char* what) {
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
+  } while (descriptor < 0 && errno == EINTR);
+  if (descriptor < 0) fail(path, what, errno);
+  return descriptor;
+}
+
+}  // namespace
+
+File File::open_for_reading(const std::string& path) {
+  return File(open_or_throw(path, O_RDONLY, "open for reading"), path);
+}
+
+File File::open_for_writing(const std::string& path) {
+  return File(open_or_throw(path, O_WRONLY, "open for writing"), path);
+}
+
+File::File(File&& other) noexcept
+    : descriptor_(std::exchange(other.descriptor_, -1)), path_(std::move(other.path_)) {}
+
+File::~File() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void File::read(void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const {
+  char* to = static_cast<char*>(buffer);
+  while (size_bytes > 0) {
+    const ssize_t got = ::pread(descriptor_, to, size_bytes, static_cast<off_t>(offset_bytes));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(path_, "read at byte " + std::to_string(offset_bytes), errno);
+    if (got == 0) {
+      throw Error(ErrorKind::storage, path_ + ": ends at byte " + std::to_string(offset_bytes) +
+                                          ", expected " + std::to_string(size_bytes) +
+                                          " bytes more: it became shorter during the run");
+    }
+    to += got;
+    size_bytes -= static_cast<std::size_t>(got);
+    offset_bytes += static_cast<std::uint64_t>(got);
+  }
+}
+
+void File::write(const void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const {
+  const char* from = static_cast<const char*>(buffer);
+  while (size_bytes > 0) {
+    const ssize_t put = ::pwrite(descriptor_, from, size_bytes, static_cast<off_t>(offset_bytes));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail(path_, "write at byte " + std::to_string(offset_bytes), errno);
+    from += put;
+    size_bytes -= static_cast<std::size_t>(put);
+    offset_bytes += static_cast<std::uint64_t>(put);
+  }
+}
+
+void reserve_descriptors(std::size_t count) {
+  constexpr std::size_t kAlreadyOpen = 128;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  const rlim_t wanted = static_cast<rlim_t>(count + kAlreadyOpen);
+  if (limit.rlim_cur >= wanted) return;
+  limit.rlim_cur = std::min(wanted, limit.rlim_max);
+  ::setrlimit(RLIMIT_NOFILE, &limit);  // Refused: opening the files says so.
+}
+
+}  // namespace tvmerge

@@ -1,0 +1,37 @@
+// A file descriptor that reads and writes whole ranges or throws, and closes itself.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace tvmerge {
+
+class File {
+ public:
+  // Throws Error(storage) where the file cannot be opened.
+  [[nodiscard]] static File open_for_reading(const std::string& path);
+  [[nodiscard]] static File open_for_writing(const std::string& path);
+
+  File(File&& other) noexcept;
+  File& operator=(File&&) = delete;
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File();
+
+  // Exactly `size_bytes` at `offset_bytes`; a file that ends before that is an Error(storage).
+  void read(void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const;
+  void write(const void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const;
+
+ private:
+  File(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
+
+  int descriptor_;
+  std::string path_;
+};
+
+// Lifts the process's soft limit on open files so that `count` more fit, as far as the hard limit
+// allows: a sharded model and ten fine-tunes of it can be a thousand files.
+void reserve_descriptors(std::size_t count);
+
+}  // namespace tvmerge

@@ -1,0 +1,66 @@
+// The arithmetic on slices that are in memory, and the choice of instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dtype.hpp"
+
+namespace tvmerge {
+
+// One input of a slice: `count` elements of `dtype`, to be multiplied by `coefficient`.
+struct Term {
+  const void* data;
+  Dtype dtype;
+  double coefficient;
+};
+
+// out[i] = round(sum_k coefficient_k * x_k[i]), by fma in the order of the terms, rounded once.
+// Accumulates in float32 where the output has at most 16 bits, else (and wherever float64 goes
+// in) in float64, so that a float32 output is not the accumulator's own rounding error.
+struct CombineSlice {
+  const Term* terms;
+  std::size_t term_count;
+  void* out;
+  Dtype out_dtype;
+  std::size_t count;
+};
+
+// Reductions over rows y_r = sum_k rows[r * term_count + k] * x_k, accumulated in float64.
+// gram: row_count * row_count inner products; nonzero: elements of y_r that are not 0 (NaN counts).
+struct MeasureSlice {
+  const Term* terms;
+  std::size_t term_count;
+  const double* rows;
+  std::size_t row_count;
+  std::size_t count;
+  double* gram;
+  std::uint64_t* nonzero;
+};
+
+struct Kernels {
+  const char* isa;
+  void (*combine)(const CombineSlice&);
+  void (*measure)(const MeasureSlice&);
+  // How many elements of `element_size` bytes differ between a and b.
+  std::size_t (*count_different)(const void* a, const void* b, std::size_t count,
+                                 std::size_t element_size);
+};
+
+// Whether `combine` accumulates these dtypes in float64.
+bool accumulates_in_double(const Term* terms, std::size_t term_count, Dtype out);
+
+// The names of the instruction sets that this build has and this processor runs, best first.
+std::vector<std::string> available_isas();
+
+// The kernels of `isa`, or the best for an empty name; throws Error(config) for an unusable one.
+const Kernels& kernels_for(const std::string& isa);
+
+const Kernels& generic_kernels();
+#ifdef TVMERGE_HAVE_AVX2
+const Kernels& avx2_kernels();
+#endif
+
+}  // namespace tvmerge
