@@ -132,7 +132,8 @@ struct MergeRun {
     kernels.combine({terms.data(), terms.size(), out, job.out_dtype, count});
     outputs[job.out_file].write(out, count * width, job.out_offset_bytes + start * width);
     meter.add(used + count * width);
-    if (job.reference < 0) return 0;
+    if (job.reference == kNoReference) return 0;
+    if (job.reference == kZero) return kernels.count_nonzero(out, count, width);
     const Term& reference = terms[static_cast<std::size_t>(job.reference)];
     return kernels.count_different(out, reference.data, count, width);
   }

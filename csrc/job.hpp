@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
+#include <utility>
 #include <vector>
 
 #include "dtype.hpp"
@@ -17,13 +17,17 @@ struct Source {
   double coefficient;
 };
 
+constexpr std::int32_t kNoReference = -1;
+constexpr std::int32_t kZero = -2;
+
 struct CombineJob {
   std::vector<Source> sources;
   std::uint64_t elements;
   std::uint32_t out_file;
   std::uint64_t out_offset_bytes;
   Dtype out_dtype;
-  // The source whose bytes the output is compared with, element by element; -1: none.
+  // What the output is compared with, element by element, to count what changed: the bytes of
+  // the source with this number, or kNoReference, or kZero.
   std::int32_t reference;
 };
 

@@ -47,6 +47,8 @@ struct Kernels {
   // How many elements of `element_size` bytes differ between a and b.
   std::size_t (*count_different)(const void* a, const void* b, std::size_t count,
                                  std::size_t element_size);
+  // How many elements of `element_size` bytes have any bit set.
+  std::size_t (*count_nonzero)(const void* data, std::size_t count, std::size_t element_size);
 };
 
 // Whether `combine` accumulates these dtypes in float64.

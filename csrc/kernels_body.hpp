@@ -133,16 +133,29 @@ void measure(const MeasureSlice& slice) {
   delete[] y;
 }
 
-template <typename Bits>
-std::size_t different(const void* a, const void* b, std::size_t count) {
-  const Bits* __restrict x = static_cast<const Bits*>(a);
-  const Bits* __restrict y = static_cast<const Bits*>(b);
+// Calls function(first value of a Bits type) for the unsigned type of that size.
+template <typename Function>
+inline std::size_t with_bits(std::size_t element_size, Function&& function) {
+  switch (element_size) {
+    case 8:
+      return function(std::uint64_t{});
+    case 4:
+      return function(std::uint32_t{});
+    case 2:
+      return function(std::uint16_t{});
+    default:
+      return function(std::uint8_t{});
+  }
+}
+
+// Counts the i in [0, count) for which test(i); a 32-bit inner count vectorises better.
+template <typename Test>
+inline std::size_t count_where(std::size_t count, Test&& test) {
   std::size_t total = 0;
-  // A 32-bit inner count vectorises better than a 64-bit one.
   for (std::size_t start = 0; start < count; start += kTile) {
     const std::size_t stop = count - start < kTile ? count : start + kTile;
     std::uint32_t found = 0;
-    for (std::size_t i = start; i < stop; ++i) found += x[i] != y[i] ? 1 : 0;
+    for (std::size_t i = start; i < stop; ++i) found += test(i) ? 1 : 0;
     total += found;
   }
   return total;
@@ -151,19 +164,21 @@ std::size_t different(const void* a, const void* b, std::size_t count) {
 std::size_t count_different(const void* a, const void* b, std::size_t count,
                             std::size_t element_size) {
   if (std::memcmp(a, b, count * element_size) == 0) return 0;
-  switch (element_size) {
-    case 8:
-      return different<std::uint64_t>(a, b, count);
-    case 4:
-      return different<std::uint32_t>(a, b, count);
-    case 2:
-      return different<std::uint16_t>(a, b, count);
-    default:
-      return different<std::uint8_t>(a, b, count * element_size);
-  }
+  return with_bits(element_size, [&](auto type) {
+    const auto* __restrict x = static_cast<const decltype(type)*>(a);
+    const auto* __restrict y = static_cast<const decltype(type)*>(b);
+    return count_where(count, [&](std::size_t i) { return x[i] != y[i]; });
+  });
 }
 
-constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine, measure, count_different};
+std::size_t count_nonzero(const void* data, std::size_t count, std::size_t element_size) {
+  return with_bits(element_size, [&](auto type) {
+    const auto* __restrict x = static_cast<const decltype(type)*>(data);
+    return count_where(count, [&](std::size_t i) { return x[i] != 0; });
+  });
+}
+
+constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine, measure, count_different, count_nonzero};
 
 }  // namespace
 }  // namespace tvmerge::TVMERGE_ISA

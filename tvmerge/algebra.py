@@ -1,0 +1,255 @@
+"""Task arithmetic over checkpoints on disk, lazily.
+
+    tau = Checkpoint("tuned") - Checkpoint("base")     # a TaskVector, nothing is read yet
+    (Checkpoint("base") - 0.5 * tau).save("out")       # one pass over both files
+
+Every expression folds to one coefficient per input (kept as exact fractions until the end), so
+`base - 0.5 * (a - base) - 0.5 * (b - base)` is `2 * base - 0.5 * a - 0.5 * b`: one pass over three
+inputs. Task vectors: Ilharco et al., "Editing Models with Task Arithmetic", arXiv 2212.04089.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from tvmerge.errors import ConfigError
+from tvmerge.stored import Stored, open_stored
+
+if TYPE_CHECKING:
+    from tvmerge.merge import MergeReport, Progress
+
+_Terms = dict[Stored, Fraction]
+_Self = TypeVar("_Self", bound="_Linear")  # typing.Self needs Python 3.11
+
+
+class _Linear:
+    """A sum of stored tensors with a coefficient each; `donor` gives layout, dtypes and files."""
+
+    __slots__ = ("_donor", "_terms")
+    _donor: Stored
+    _terms: _Terms
+
+    @classmethod
+    def _make(cls: type[_Self], terms: _Terms, donor: Stored) -> _Self:
+        made = object.__new__(cls)
+        made._terms = {stored: c for stored, c in terms.items() if c != 0}
+        made._donor = donor
+        return made
+
+    @property
+    def coefficients(self) -> Mapping[Stored, float]:
+        """The folded coefficient of every input that takes part, in a fixed order."""
+        return {stored: float(coefficient) for stored, coefficient in self._terms.items()}
+
+    @property
+    def donor(self) -> Stored:
+        """The input whose layout, dtypes and accompanying files the result takes."""
+        return self._donor
+
+    def __repr__(self) -> str:
+        text = " + ".join(f"{float(c):g} * {s.source.name}" for s, c in self._terms.items())
+        return f"<{type(self).__name__} {text or '0'}>"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def _sum(left: _Linear, right: _Linear, sign: int) -> _Terms:
+    terms = dict(left._terms)
+    for stored, coefficient in right._terms.items():
+        terms[stored] = terms.get(stored, Fraction(0)) + sign * coefficient
+    return terms
+
+
+def _refuse(operation: str, why: str) -> NoReturn:
+    raise TypeError(f"{operation} has no meaning: {why}")
+
+
+def _describe(value: object) -> str:
+    return type(value).__name__ if isinstance(value, _Linear) else repr(value)
+
+
+class TaskVector(_Linear):
+    """A direction in weight space: `tuned - base`, or a sum of such with scales.
+
+    `TaskVector(path)` opens one that `save` (or `tvmerge vector`) has stored.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        stored = open_stored(path)
+        if not stored.is_task_vector:
+            raise ConfigError(
+                f"{path}: is a checkpoint, expected a stored task vector. "
+                f"Subtract its base: Checkpoint({os.fspath(path)!r}) - Checkpoint(base)"
+            )
+        self._terms = {stored: Fraction(1)}
+        self._donor = stored
+
+    def __add__(self, other: object) -> Any:
+        if isinstance(other, TaskVector):
+            return TaskVector._make(_sum(self, other, 1), self._donor)
+        if isinstance(other, Checkpoint):
+            return other + self
+        if isinstance(other, Real):
+            if other == 0:  # so that sum([...]) works
+                return self
+            _refuse(f"TaskVector + {other!r}", "a number cannot be added; did you mean scale * v?")
+        return NotImplemented
+
+    __radd__ = __add__
+
+    def __sub__(self, other: object) -> TaskVector:
+        if isinstance(other, TaskVector):
+            return TaskVector._make(_sum(self, other, -1), self._donor)
+        if isinstance(other, Checkpoint):
+            _refuse("TaskVector - Checkpoint", "did you mean Checkpoint - TaskVector?")
+        return NotImplemented
+
+    def __neg__(self) -> TaskVector:
+        return -1 * self
+
+    def __mul__(self, scale: object) -> TaskVector:
+        if not isinstance(scale, Real):
+            _refuse(f"TaskVector * {_describe(scale)}", "a task vector is scaled by a number")
+        value = float(scale)
+        if not math.isfinite(value):
+            raise ConfigError(f"scale {value}: expected a finite number")
+        factor = Fraction(value)
+        return TaskVector._make({s: c * factor for s, c in self._terms.items()}, self._donor)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: object) -> TaskVector:
+        if not isinstance(divisor, Real) or float(divisor) == 0:
+            _refuse(f"TaskVector / {_describe(divisor)}", "divide by a number other than 0")
+        factor = Fraction(float(divisor))
+        return TaskVector._make({s: c / factor for s, c in self._terms.items()}, self._donor)
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        memory_mib: int = 512,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> MergeReport:
+        """Compute and store the vector in the folder `out`, in float32 unless `dtype` says else.
+
+        Raises MismatchError where the inputs do not fit together, OutputError where `out` is not
+        free, NothingChangedError where the vector is zero everywhere.
+        """
+        from tvmerge.merge import RunOptions, save_vector
+
+        options = RunOptions(memory_mib=memory_mib, threads=threads, progress=progress)
+        return save_vector(self, out, dtype=dtype, options=options)
+
+
+class Checkpoint(_Linear):
+    """A model's weights: on disk (`Checkpoint(path)`), or an expression that yields weights.
+
+    `path` is a folder with safetensors files, one such file, or an index. Only headers are read.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        stored = open_stored(path)
+        if stored.is_task_vector:
+            raise ConfigError(
+                f"{path}: is a stored task vector, expected a checkpoint. "
+                f"Open it with TaskVector({os.fspath(path)!r}) and add it to a checkpoint"
+            )
+        self._terms = {stored: Fraction(1)}
+        self._donor = stored
+
+    def __add__(self, other: object) -> Checkpoint:
+        if isinstance(other, TaskVector):
+            return Checkpoint._make(_sum(self, other, 1), self._donor)
+        if isinstance(other, Checkpoint):
+            _refuse(
+                "Checkpoint + Checkpoint",
+                "weights are not added to weights; did you mean base + (tuned - base), or "
+                "Checkpoint.average([...])?",
+            )
+        if isinstance(other, Real):
+            _refuse(f"Checkpoint + {other!r}", "add a TaskVector: base + scale * (tuned - base)")
+        return NotImplemented
+
+    __radd__ = __add__
+
+    def __sub__(self, other: object) -> Any:
+        if isinstance(other, Checkpoint):
+            return TaskVector._make(_sum(self, other, -1), other._donor)
+        if isinstance(other, TaskVector):
+            return Checkpoint._make(_sum(self, other, -1), self._donor)
+        if isinstance(other, Real):
+            _refuse(f"Checkpoint - {other!r}", "subtract a Checkpoint or a TaskVector")
+        return NotImplemented
+
+    def __neg__(self) -> NoReturn:
+        _refuse("-Checkpoint", "only a task vector can be negated; did you mean -(tuned - base)?")
+
+    def __mul__(self, scale: object) -> NoReturn:
+        _refuse(
+            f"{_describe(scale)} * Checkpoint",
+            "only a task vector can be scaled; did you mean base + scale * (tuned - base)?",
+        )
+
+    __rmul__ = __mul__
+
+    @staticmethod
+    def average(
+        checkpoints: Iterable[Checkpoint],
+        weights: Iterable[float] | None = None,
+        *,
+        normalize: bool = True,
+        donor: Checkpoint | None = None,
+    ) -> Checkpoint:
+        """The weighted mean of checkpoints (Wortsman et al., "Model soups", arXiv 2203.05482).
+
+        With `normalize` false the weights are taken as they are. Layout, dtypes and accompanying
+        files come from `donor`, by default the first checkpoint.
+        """
+        models = list(checkpoints)
+        factors = (
+            [Fraction(w) for w in weights] if weights is not None else [Fraction(1)] * len(models)
+        )
+        if not models or len(models) != len(factors):
+            raise ConfigError(f"average: {len(models)} checkpoints and {len(factors)} weights")
+        total = sum(factors, Fraction(0)) if normalize else Fraction(1)
+        if total == 0:
+            raise ConfigError("average: the weights sum to 0; set normalize to false to allow that")
+        terms: _Terms = {}
+        for model, factor in zip(models, factors, strict=True):
+            for stored, coefficient in model._terms.items():
+                terms[stored] = terms.get(stored, Fraction(0)) + coefficient * factor / total
+        return Checkpoint._make(terms, (donor or models[0])._donor)
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        memory_mib: int = 512,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> MergeReport:
+        """Write the model to the folder `out`, as `transformers` loads it.
+
+        Tensors are rounded once, to the dtype that they have in the donor unless `dtype` names
+        another. Raises MismatchError where the inputs do not fit together, OutputError where `out`
+        is not free, NothingChangedError where the result is the donor again although something
+        was added.
+        """
+        from tvmerge.merge import RunOptions, save_checkpoint
+
+        options = RunOptions(memory_mib=memory_mib, threads=threads, progress=progress)
+        return save_checkpoint(self, out, dtype=dtype, options=options)
