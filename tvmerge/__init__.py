@@ -7,11 +7,16 @@
 Importing it needs neither torch, transformers nor ray.
 """
 
-from tvmerge.algebra import Checkpoint, TaskVector
-from tvmerge.compare import Difference, cosines, diff, gram
-from tvmerge.errors import TVMergeError
-from tvmerge.merge import MergeReport
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from tvmerge.version import __version__
+
+if TYPE_CHECKING:
+    from tvmerge.algebra import Checkpoint, TaskVector
+    from tvmerge.compare import Difference, cosines, diff, gram
+    from tvmerge.errors import TVMergeError
+    from tvmerge.merge import MergeReport
 
 __all__ = [
     "Checkpoint",
@@ -24,3 +29,23 @@ __all__ = [
     "diff",
     "gram",
 ]
+
+# Imported when first asked for (PEP 562): `tvmerge --version` needs none of it.
+_HOMES = {
+    "Checkpoint": "algebra",
+    "Difference": "compare",
+    "MergeReport": "merge",
+    "TVMergeError": "errors",
+    "TaskVector": "algebra",
+    "cosines": "compare",
+    "diff": "compare",
+    "gram": "compare",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

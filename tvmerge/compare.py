@@ -105,6 +105,12 @@ class _Sums:
         )
 
 
+def layer_of(name: str) -> str:
+    """The layer that a tensor belongs to (`model.layers.3`), or its own name outside of layers."""
+    match = _LAYER.match(name)
+    return match.group(1) if match else name
+
+
 def diff(
     a: str | Path | Stored, b: str | Path | Stored, *, options: RunOptions | None = None
 ) -> Difference:
@@ -132,8 +138,7 @@ def diff(
     layers: dict[str, _Sums] = {}
     total = _Sums("total", 0, 0, 0.0, 0.0, 0.0, 0.0)
     for one in sums:
-        match = _LAYER.match(one.name)
-        layer = match.group(1) if match else one.name
+        layer = layer_of(one.name)
         layers[layer] = layers[layer] + one if layer in layers else replace(one, name=layer)
         total = total + one
     return Difference(

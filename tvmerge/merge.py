@@ -13,6 +13,7 @@ from typing import Any
 from tvmerge import _core
 from tvmerge.algebra import Checkpoint, TaskVector
 from tvmerge.card import model_card
+from tvmerge.dtype import TORCH_NAMES
 from tvmerge.errors import ConfigError, MemoryLimitError, NothingChangedError, OutputError
 from tvmerge.output import atomic_folder, check_destination, copy_companions
 from tvmerge.plan import Plan, plan_checkpoint, plan_vector
@@ -27,11 +28,6 @@ _RESERVE_BYTES = 24 * _MIB
 # Measured best on a 512 KiB second-level cache; 4 MiB was much slower (docs/results.md).
 _SLICE_BYTES = 512 * 1024
 _BYTES_PER_THREAD = 8 * _MIB
-
-_TORCH_NAMES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +174,7 @@ def _declare_dtype(config: Path, dtype: str) -> None:
     content = json.loads(config.read_bytes())
     for key in ("torch_dtype", "dtype"):
         if key in content:
-            content[key] = _TORCH_NAMES[dtype]
+            content[key] = TORCH_NAMES[dtype]
     config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
