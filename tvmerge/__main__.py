@@ -1,0 +1,5 @@
+"""`python -m tvmerge` is the `tvmerge` command."""
+
+from tvmerge.cli import main
+
+main()

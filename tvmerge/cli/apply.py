@@ -1,0 +1,99 @@
+"""`tvmerge apply BASE OUT --add V=SCALE --subtract W`: task arithmetic without a recipe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from tvmerge.algebra import Checkpoint, TaskVector
+from tvmerge.cli.merge import save
+from tvmerge.cli.options import RunFlags, dtype_option, run_options
+from tvmerge.errors import NothingChangedError
+from tvmerge.hub import resolve
+from tvmerge.stored import open_stored
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A stored vector or a tuned checkpoint, and how much of it."""
+
+    source: str
+    scale: float
+
+
+def _term(text: str) -> Term:
+    source, equals, number = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return Term(text, 1.0)
+    try:
+        scale = float(number)
+    except ValueError:
+        scale = math.nan
+    if not source or not math.isfinite(scale):
+        raise click.BadParameter(
+            f"{text!r}: expected PATH or PATH=SCALE with a finite number, found the scale "
+            f"{number!r} (and no file or folder has the whole name)."
+        )
+    return Term(source, scale)
+
+
+def _terms(
+    _ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[Term, ...]:
+    return tuple(map(_term, values))
+
+
+@click.command()
+@click.argument("base")
+@click.argument("out")
+@click.option(
+    "--add", "added", callback=_terms, multiple=True, metavar="V[=SCALE]", help="Add SCALE * V."
+)
+@click.option(
+    "--subtract",
+    "subtracted",
+    callback=_terms,
+    multiple=True,
+    metavar="V[=SCALE]",
+    help="Subtract SCALE * V.",
+)
+@dtype_option("as in BASE, tensor by tensor")
+@run_options
+def apply(
+    base: str,
+    out: str,
+    added: tuple[Term, ...],
+    subtracted: tuple[Term, ...],
+    dtype: str | None,
+    flags: RunFlags,
+) -> None:
+    """Write BASE plus and minus task vectors to the new folder OUT.
+
+    V is a stored task vector, or a checkpoint tuned from BASE, which stands for V - BASE. SCALE
+    is 1 unless given. Both options may be repeated; all terms are summed in one pass.
+    """
+    if not added and not subtracted:
+        raise click.UsageError("Nothing to do: give at least one --add or --subtract.")
+    start = Checkpoint(resolve(base))
+    terms = [(term.source, term.scale) for term in added]
+    terms += [(term.source, -term.scale) for term in subtracted]
+    model = start
+    for source, scale in terms:
+        model = model + scale * _vector(source, start)
+    if model.coefficients == start.coefficients and any(scale for _, scale in terms):
+        raise NothingChangedError(
+            f"{out}: the terms cancel out, or are the base itself: nothing would change. "
+            "Check the paths and scales"
+        )
+    save(model, out, dtype=dtype, label="apply", flags=flags)
+
+
+def _vector(source: str, base: Checkpoint) -> TaskVector:
+    path = resolve(source)
+    if open_stored(path).is_task_vector:
+        return TaskVector(path)
+    tau: TaskVector = Checkpoint(path) - base
+    return tau

@@ -1,0 +1,40 @@
+"""`tvmerge merge CONFIG OUT`: run a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tvmerge.algebra import Checkpoint
+from tvmerge.cli.options import RunFlags, run_options
+from tvmerge.cli.printing import print_report
+from tvmerge.cli.progress import shown
+from tvmerge.recipe import build, load_recipe
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("out")
+@run_options
+def merge(config: Path, out: str, flags: RunFlags) -> None:
+    """Run the merge that the YAML file CONFIG describes, in mergekit's format, into OUT.
+
+    Methods: linear, task_arithmetic. Paths in CONFIG are relative to the current folder. Keys
+    without a meaning are errors, never ignored.
+    """
+    recipe = load_recipe(config)
+    save(build(recipe), out, dtype=recipe.output_dtype, label="merge", flags=flags)
+
+
+def save(model: Checkpoint, out: str, *, dtype: str | None, label: str, flags: RunFlags) -> None:
+    """Write the model with progress, then print what was done."""
+    with shown(label, quiet=flags.quiet) as progress:
+        report = model.save(
+            out,
+            dtype=dtype,
+            memory_mib=flags.memory_mib,
+            threads=flags.threads,
+            progress=progress,
+        )
+    print_report(report, flags)

@@ -1,0 +1,90 @@
+"""What the commands print: JSON objects, tables, the summary of a merge."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from tvmerge.cli.options import RunFlags
+    from tvmerge.merge import MergeReport
+
+_LISTED = 10
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on stdout; NaN and infinities become null, which JSON has."""
+    click.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns, the first one left-aligned, the others right-aligned; never cut off."""
+    lines = [tuple(head), *map(tuple, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def print_some(label: str, items: Sequence[str]) -> None:
+    """`label` and the first few of the items, a line each; nothing where there are none."""
+    if not items:
+        return
+    click.echo(f"{label} ({len(items)}):")
+    for item in items[:_LISTED]:
+        click.echo(f"  {item}")
+    if len(items) > _LISTED:
+        click.echo(f"  ... and {len(items) - _LISTED} more (--json has all)")
+
+
+def size(count_bytes: float) -> str:
+    """Bytes as people read them, in powers of 1000: `1.08 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if count_bytes < 1000:
+            return f"{count_bytes:.3g} {unit}"
+        count_bytes /= 1000
+    return f"{count_bytes:,.2f} GB"
+
+
+def print_report(report: MergeReport, flags: RunFlags) -> None:
+    """What a merge did, for people or as JSON; a warning where inputs disagree."""
+    if report.differing_tensors:
+        names = ", ".join(report.differing_tensors[:3])
+        more = ", ..." if len(report.differing_tensors) > 3 else ""
+        click.echo(
+            f"Warning: {len(report.differing_tensors)} integer tensors differ between the inputs "
+            f"and were taken from the base: {names}{more}",
+            err=True,
+        )
+    rate = report.bytes_moved / 1e9 / report.seconds if report.seconds else 0.0
+    if flags.as_json:
+        print_json(report.to_dict() | {"gb_per_second": rate})
+    elif not flags.quiet:
+        _print_summary(report, rate)
+
+
+def _print_summary(report: MergeReport, rate: float) -> None:
+    click.echo(f"Wrote {report.out}")
+    for source, coefficient in report.coefficients.items():
+        click.echo(f"  {coefficient:+.6g} * {source}")
+    combined = f"{report.combined_tensors} tensors combined ({report.elements:,} elements"
+    if report.changed_elements is not None and report.elements:
+        combined += f", {report.changed_elements / report.elements:.2%} changed"
+    click.echo(f"  {combined}), {report.copied_tensors} copied")
+    moved = f"{size(report.bytes_moved)} moved in {report.seconds:.2f} s"
+    click.echo(f"  {moved} ({rate:.2f} GB/s)")
