@@ -90,7 +90,7 @@ class Recipe(_Strict):
 
     merge_method: str
     base_model: str | None = Field(default=None, min_length=1)
-    models: tuple[Entry, ...] = Field(min_length=1)
+    models: tuple[Entry, ...]
     parameters: Parameters = Parameters()
     dtype: Dtype | None = None
     out_dtype: Dtype | None = None
@@ -123,6 +123,8 @@ class Recipe(_Strict):
             if name in self.parameters.model_fields_set and key not in method.parameters:
                 known = ", ".join(sorted(method.parameters))
                 yield ("parameters", key), f"{self.merge_method} takes no {key}; it takes {known}"
+        if not self.models:
+            yield ("models",), "the list is empty. Add a model"
         seen: set[str] = set()
         for number, entry in enumerate(self.models):
             if entry.model in seen:

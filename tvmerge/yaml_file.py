@@ -14,6 +14,14 @@ from tvmerge.errors import ConfigError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
+# pydantic names Python's types, a YAML file has none.
+_EXPECTED = {
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "model_type": "keys and values",
+    "dict_type": "keys and values",
+    "string_type": "text",
+}
 
 
 def read_yaml(path: Path, model: type[Model]) -> Model:
@@ -125,6 +133,8 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
         return f"missing. Add `{location[-1]}: ...`"
     if kind == "value_error":
         return str(fault["ctx"]["error"])
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, found {found!r}"
     hint = ""
     if kind == "literal_error" and isinstance(found, str):
         choices = fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
