@@ -1,4 +1,5 @@
-// tvmerge._core: converts types, releases the GIL, nothing else. The stub is tvmerge/_core.pyi.
+// tvmerge._core: converts types, releases the GIL, nothing else. The stub is
+// tvmerge/_core.pyi.
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -28,11 +29,12 @@ const char* python_name(ErrorKind kind) {
   return "TVMergeError";
 }
 
-void raise_in_python(std::exception_ptr pointer) {
+void raise_in_python(std::exception_ptr pointer)  // NOLINT(performance-unnecessary-value-param): its signature {
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const Error& error) {
-    const py::object type = py::module_::import("tvmerge.errors").attr(python_name(error.kind()));
+    const py::object type =
+        py::module_::import("tvmerge.errors").attr(python_name(error.kind()));
     PyErr_SetString(type.ptr(), error.what());
   }
 }
@@ -46,8 +48,9 @@ std::function<void(std::uint64_t)> with_signals(const py::object& callback) {
   };
 }
 
-Options make_options(unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
-                     std::string isa, const py::object& progress) {
+Options make_options(unsigned threads, std::uint64_t slice_bytes,
+                     std::uint64_t buffer_bytes, std::string isa,
+                     const py::object& progress) {
   return {threads, slice_bytes, buffer_bytes, std::move(isa), with_signals(progress)};
 }
 
@@ -60,25 +63,28 @@ PYBIND11_MODULE(_core, module) {
   py::register_exception_translator(&raise_in_python);
 
   py::class_<Source>(module, "Source")
-      .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes, const std::string& dtype,
-                       double coefficient) {
+      .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,
+                       const std::string& dtype, double coefficient) {
              return Source{file, offset_bytes, parse_dtype(dtype), coefficient};
            }),
-           py::arg("file"), py::arg("offset_bytes"), py::arg("dtype"), py::arg("coefficient"));
+           py::arg("file"), py::arg("offset_bytes"), py::arg("dtype"),
+           py::arg("coefficient"));
 
   py::class_<CombineJob>(module, "CombineJob")
       .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
                        std::uint32_t out_file, std::uint64_t out_offset_bytes,
                        const std::string& out_dtype, std::int32_t reference) {
-             return CombineJob{std::move(sources), elements,           out_file,
-                               out_offset_bytes,   parse_dtype(out_dtype), reference};
+             return CombineJob{
+                 std::move(sources),     elements, out_file, out_offset_bytes,
+                 parse_dtype(out_dtype), reference};
            }),
            py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("out_file"),
            py::arg("out_offset_bytes"), py::arg("out_dtype"), py::arg("reference"));
 
   py::class_<CopyJob>(module, "CopyJob")
-      .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes, std::uint64_t size_bytes,
-                       std::uint32_t out_file, std::uint64_t out_offset_bytes,
+      .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,
+                       std::uint64_t size_bytes, std::uint32_t out_file,
+                       std::uint64_t out_offset_bytes,
                        std::vector<std::pair<std::uint32_t, std::uint64_t>> same_as) {
              return CopyJob{file,     offset_bytes,     size_bytes,
                             out_file, out_offset_bytes, std::move(same_as)};
@@ -99,7 +105,8 @@ PYBIND11_MODULE(_core, module) {
          const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
          unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
          const std::string& isa, const py::object& progress) {
-        const Options options = make_options(threads, slice_bytes, buffer_bytes, isa, progress);
+        const Options options =
+            make_options(threads, slice_bytes, buffer_bytes, isa, progress);
         MergeCounts counts;
         {
           const py::gil_scoped_release release;
@@ -116,14 +123,16 @@ PYBIND11_MODULE(_core, module) {
       [](const std::vector<std::string>& inputs, const std::vector<MeasureJob>& jobs,
          unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
          const py::object& progress) {
-        const Options options = make_options(threads, buffer_bytes, buffer_bytes, isa, progress);
+        const Options options =
+            make_options(threads, buffer_bytes, buffer_bytes, isa, progress);
         std::vector<Measured> measured;
         {
           const py::gil_scoped_release release;
           measured = measure(inputs, jobs, options);
         }
         py::list results;
-        for (Measured& one : measured) results.append(py::make_tuple(one.gram, one.nonzero));
+        for (Measured& one : measured)
+          results.append(py::make_tuple(one.gram, one.nonzero));
         return results;
       },
       py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),

@@ -15,9 +15,10 @@ namespace {
 
 // Slices begin at multiples of this many elements, so that every range stays aligned.
 constexpr std::uint64_t kSliceGrain = 1024;
-constexpr std::uint64_t kSmallestSliceBytes = 64 * 1024;
-// Reductions use a slice of their own, fixed size: their sums must not depend on an option.
-constexpr std::uint64_t kMeasureElements = 64 * 1024;
+constexpr std::uint64_t kSmallestSliceBytes = std::uint64_t{64} * 1024;
+// Reductions use a slice of their own, fixed size: their sums must not depend on an
+// option.
+constexpr std::uint64_t kMeasureElements = std::uint64_t{64} * 1024;
 
 std::vector<File> open_inputs(const std::vector<std::string>& paths) {
   reserve_descriptors(paths.size());
@@ -43,15 +44,15 @@ struct Workspace {
   Workspace(const Options& options, std::uint64_t needed_bytes) {
     const std::uint64_t smallest = std::max(needed_bytes, std::uint64_t{1});
     threads = std::max(1u, options.threads);
-    threads = static_cast<unsigned>(
-        std::min<std::uint64_t>(threads, std::max<std::uint64_t>(1, options.buffer_bytes / smallest)));
+    threads = static_cast<unsigned>(std::min<std::uint64_t>(
+        threads, std::max<std::uint64_t>(1, options.buffer_bytes / smallest)));
     bytes = std::min(options.slice_bytes, options.buffer_bytes / threads);
     bytes = std::max(bytes, smallest);
     if (bytes * threads > options.buffer_bytes) {
-      throw Error(ErrorKind::memory, "the memory limit leaves " +
-                                         std::to_string(options.buffer_bytes) +
-                                         " bytes for buffers; this merge needs at least " +
-                                         std::to_string(smallest) + ": raise the limit");
+      throw Error(ErrorKind::memory,
+                  "the memory limit leaves " + std::to_string(options.buffer_bytes) +
+                      " bytes for buffers; this merge needs at least " +
+                      std::to_string(smallest) + ": raise the limit");
     }
   }
 };
@@ -98,18 +99,21 @@ std::uint64_t bytes_per_element(const std::vector<Source>& sources) {
 }
 
 std::uint64_t slice_elements(std::uint64_t workspace_bytes, std::uint64_t element_bytes) {
-  return std::max(kSliceGrain, workspace_bytes / element_bytes / kSliceGrain * kSliceGrain);
+  return std::max(kSliceGrain,
+                  workspace_bytes / element_bytes / kSliceGrain * kSliceGrain);
 }
 
 // Reads one slice of every source, one behind the other, and names them as terms.
-std::uint64_t read_terms(const std::vector<File>& files, const std::vector<Source>& sources,
-                         std::uint64_t start, std::uint64_t count, unsigned char* buffer,
+std::uint64_t read_terms(const std::vector<File>& files,
+                         const std::vector<Source>& sources, std::uint64_t start,
+                         std::uint64_t count, unsigned char* buffer,
                          std::vector<Term>& terms) {
   terms.clear();
   std::uint64_t used = 0;
   for (const Source& source : sources) {
     const std::uint64_t width = size_of(source.dtype);
-    files[source.file].read(buffer + used, count * width, source.offset_bytes + start * width);
+    files[source.file].read(buffer + used, count * width,
+                            source.offset_bytes + start * width);
     terms.push_back({buffer + used, source.dtype, source.coefficient});
     used += count * width;
   }
@@ -126,7 +130,8 @@ struct MergeRun {
                         unsigned char* buffer, Meter& meter) const {
     // Grows once to the widest job; not for every slice.
     thread_local std::vector<Term> terms;
-    const std::uint64_t used = read_terms(inputs, job.sources, start, count, buffer, terms);
+    const std::uint64_t used =
+        read_terms(inputs, job.sources, start, count, buffer, terms);
     const std::uint64_t width = size_of(job.out_dtype);
     unsigned char* const out = buffer + (used + 63) / 64 * 64;
     kernels.combine({terms.data(), terms.size(), out, job.out_dtype, count});
@@ -157,8 +162,8 @@ struct MergeRun {
 
 MergeCounts merge(const std::vector<std::string>& input_paths,
                   const std::vector<std::string>& output_paths,
-                  const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
-                  const Options& options) {
+                  const std::vector<CombineJob>& combines,
+                  const std::vector<CopyJob>& copies, const Options& options) {
   constexpr std::uint64_t kOutAlignment = 64;
   std::uint64_t needed = kSmallestSliceBytes;
   for (const CombineJob& job : combines) {
@@ -187,8 +192,9 @@ MergeCounts merge(const std::vector<std::string>& input_paths,
     const bool combining = slice.job < combines.size();
     const std::size_t copy = slice.job - combines.size();
     const std::uint64_t found =
-        combining ? run.combine(combines[slice.job], slice.start, slice.length, buffer, meter)
-                  : run.copy(copies[copy], slice.start, slice.length, buffer, meter);
+        combining
+            ? run.combine(combines[slice.job], slice.start, slice.length, buffer, meter)
+            : run.copy(copies[copy], slice.start, slice.length, buffer, meter);
     const std::lock_guard<std::mutex> lock(counting);
     (combining ? counts.changed[slice.job] : counts.different[copy]) += found;
   };
@@ -197,7 +203,8 @@ MergeCounts merge(const std::vector<std::string>& input_paths,
 }
 
 std::vector<Measured> measure(const std::vector<std::string>& input_paths,
-                              const std::vector<MeasureJob>& jobs, const Options& options) {
+                              const std::vector<MeasureJob>& jobs,
+                              const Options& options) {
   std::uint64_t needed = kSmallestSliceBytes;
   SliceTable table;
   std::vector<Measured> totals(jobs.size());
@@ -219,9 +226,11 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
   const auto add_in_order = [&](std::uint64_t unit, Measured part) {
     const std::lock_guard<std::mutex> lock(adding);
     waiting.emplace(unit, std::move(part));
-    for (auto first = waiting.find(next); first != waiting.end(); first = waiting.find(++next)) {
+    for (auto first = waiting.find(next); first != waiting.end();
+         first = waiting.find(++next)) {
       Measured& total = totals[table.at(next).job];
-      for (std::size_t i = 0; i < total.gram.size(); ++i) total.gram[i] += first->second.gram[i];
+      for (std::size_t i = 0; i < total.gram.size(); ++i)
+        total.gram[i] += first->second.gram[i];
       for (std::size_t i = 0; i < total.nonzero.size(); ++i) {
         total.nonzero[i] += first->second.nonzero[i];
       }

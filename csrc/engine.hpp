@@ -1,4 +1,5 @@
-// Streams tensors through memory: threads take slices of the jobs, read them, compute, write.
+// Streams tensors through memory: threads take slices of the jobs, read them, compute,
+// write.
 #pragma once
 
 #include <cstdint>
@@ -12,31 +13,36 @@ namespace tvmerge {
 
 struct Options {
   unsigned threads = 1;
-  // The memory that one thread works in: its slices of all inputs and of the output. It should
-  // stay in the second-level cache: what was just read is then still there when it is combined.
-  std::uint64_t slice_bytes = 512 * 1024;
+  // The memory that one thread works in: its slices of all inputs and of the output. It
+  // should stay in the second-level cache: what was just read is then still there when it
+  // is combined.
+  std::uint64_t slice_bytes = std::uint64_t{512} * 1024;
   // The memory that all threads together may take; fewer threads run if it is short.
-  std::uint64_t buffer_bytes = 64 * 1024 * 1024;
+  std::uint64_t buffer_bytes = std::uint64_t{64} * 1024 * 1024;
   std::string isa;
-  // Called from the calling thread, a few times a second, with the bytes done so far (read and
-  // written). If it throws, the run stops and the exception passes on.
+  // Called from the calling thread, a few times a second, with the bytes done so far
+  // (read and written). If it throws, the run stops and the exception passes on.
   std::function<void(std::uint64_t)> progress;
 };
 
 struct MergeCounts {
-  std::vector<std::uint64_t> changed;    // per combine job: elements that differ from reference
-  std::vector<std::uint64_t> different;  // per copy job: bytes that differ from a same_as range
+  std::vector<std::uint64_t>
+      changed;  // per combine job: elements that differ from reference
+  std::vector<std::uint64_t>
+      different;  // per copy job: bytes that differ from a same_as range
 };
 
-// Runs the jobs over files that exist already with their full size. The output does not depend on
-// the number of threads, on slice_bytes or on the instruction set.
-MergeCounts merge(const std::vector<std::string>& inputs, const std::vector<std::string>& outputs,
-                  const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
-                  const Options& options);
+// Runs the jobs over files that exist already with their full size. The output does not
+// depend on the number of threads, on slice_bytes or on the instruction set.
+MergeCounts merge(const std::vector<std::string>& inputs,
+                  const std::vector<std::string>& outputs,
+                  const std::vector<CombineJob>& combines,
+                  const std::vector<CopyJob>& copies, const Options& options);
 
-// One Measured per job. The sums run over slices of a fixed size in their order, so that they too
-// are the same bits for any number of threads.
+// One Measured per job. The sums run over slices of a fixed size in their order, so that
+// they too are the same bits for any number of threads.
 std::vector<Measured> measure(const std::vector<std::string>& inputs,
-                              const std::vector<MeasureJob>& jobs, const Options& options);
+                              const std::vector<MeasureJob>& jobs,
+                              const Options& options);
 
 }  // namespace tvmerge

@@ -2,12 +2,13 @@
 // tvmerge.errors.
 #pragma once
 
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 
 namespace tvmerge {
 
-enum class ErrorKind { config, storage, memory, output };
+enum class ErrorKind : std::uint8_t { config, storage, memory, output };
 
 class Error : public std::runtime_error {
  public:

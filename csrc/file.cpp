@@ -18,7 +18,8 @@ namespace {
   std::string advice;
   if (code == ENOSPC) advice = ". Free some space, or write to another disk";
   if (code == EMFILE) advice = ". Raise the limit on open files: ulimit -n 65536";
-  throw Error(ErrorKind::storage, path + ": cannot " + what + ": " + std::strerror(code) + advice);
+  throw Error(ErrorKind::storage,
+              path + ": cannot " + what + ": " + std::strerror(code) + advice);
 }
 
 int open_or_throw(const std::string& path, int flags, const char* what) {
@@ -50,13 +51,15 @@ File::~File() {
 void File::read(void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const {
   char* to = static_cast<char*>(buffer);
   while (size_bytes > 0) {
-    const ssize_t got = ::pread(descriptor_, to, size_bytes, static_cast<off_t>(offset_bytes));
+    const ssize_t got =
+        ::pread(descriptor_, to, size_bytes, static_cast<off_t>(offset_bytes));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail(path_, "read at byte " + std::to_string(offset_bytes), errno);
     if (got == 0) {
-      throw Error(ErrorKind::storage, path_ + ": ends at byte " + std::to_string(offset_bytes) +
-                                          ", expected " + std::to_string(size_bytes) +
-                                          " bytes more: it became shorter during the run");
+      throw Error(ErrorKind::storage,
+                  path_ + ": ends at byte " + std::to_string(offset_bytes) +
+                      ", expected " + std::to_string(size_bytes) +
+                      " bytes more: it became shorter during the run");
     }
     to += got;
     size_bytes -= static_cast<std::size_t>(got);
@@ -64,10 +67,12 @@ void File::read(void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes
   }
 }
 
-void File::write(const void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const {
+void File::write(const void* buffer, std::size_t size_bytes,
+                 std::uint64_t offset_bytes) const {
   const char* from = static_cast<const char*>(buffer);
   while (size_bytes > 0) {
-    const ssize_t put = ::pwrite(descriptor_, from, size_bytes, static_cast<off_t>(offset_bytes));
+    const ssize_t put =
+        ::pwrite(descriptor_, from, size_bytes, static_cast<off_t>(offset_bytes));
     if (put < 0 && errno == EINTR) continue;
     if (put < 0) fail(path_, "write at byte " + std::to_string(offset_bytes), errno);
     from += put;

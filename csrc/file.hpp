@@ -19,19 +19,22 @@ class File {
   File& operator=(const File&) = delete;
   ~File();
 
-  // Exactly `size_bytes` at `offset_bytes`; a file that ends before that is an Error(storage).
+  // Exactly `size_bytes` at `offset_bytes`; a file that ends before that is an
+  // Error(storage).
   void read(void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const;
-  void write(const void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes) const;
+  void write(const void* buffer, std::size_t size_bytes,
+             std::uint64_t offset_bytes) const;
 
  private:
-  File(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
+  File(int descriptor, std::string path)
+      : descriptor_(descriptor), path_(std::move(path)) {}
 
   int descriptor_;
   std::string path_;
 };
 
-// Lifts the process's soft limit on open files so that `count` more fit, as far as the hard limit
-// allows: a sharded model and ten fine-tunes of it can be a thousand files.
+// Lifts the process's soft limit on open files so that `count` more fit, as far as the
+// hard limit allows: a sharded model and ten fine-tunes of it can be a thousand files.
 void reserve_descriptors(std::size_t count);
 
 }  // namespace tvmerge

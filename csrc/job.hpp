@@ -26,8 +26,8 @@ struct CombineJob {
   std::uint32_t out_file;
   std::uint64_t out_offset_bytes;
   Dtype out_dtype;
-  // What the output is compared with, element by element, to count what changed: the bytes of
-  // the source with this number, or kNoReference, or kZero.
+  // What the output is compared with, element by element, to count what changed: the
+  // bytes of the source with this number, or kNoReference, or kZero.
   std::int32_t reference;
 };
 
@@ -41,7 +41,8 @@ struct CopyJob {
   std::vector<std::pair<std::uint32_t, std::uint64_t>> same_as;  // (file, offset)
 };
 
-// Inner products of linear combinations of one tensor's sources (coefficients are in the rows).
+// Inner products of linear combinations of one tensor's sources (coefficients are in the
+// rows).
 struct MeasureJob {
   std::vector<Source> sources;
   std::uint64_t elements;

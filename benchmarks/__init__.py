@@ -1,0 +1,1 @@
+"""Benchmarks: the engine against the floor and its peers."""
