@@ -62,7 +62,8 @@ def resolve(source: str) -> Path:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise StorageError(
             f"{source}: no such file or folder here, and the Hugging Face hub did not give it: "
-            f"{reason.rstrip('.')}. Correct the path or the name; for a gated model log in with `hf auth login`"
+            f"{reason.rstrip('.')}. Correct the path or the name; for a gated model log in with "
+            "`hf auth login`"
         ) from error
     return Path(folder)
 
