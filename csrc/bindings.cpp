@@ -29,7 +29,9 @@ const char* python_name(ErrorKind kind) {
   return "TVMergeError";
 }
 
-void raise_in_python(std::exception_ptr pointer)  // NOLINT(performance-unnecessary-value-param): its signature {
+// By value: the signature that pybind11 asks for.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
+void raise_in_python(std::exception_ptr pointer) {
   try {
     if (pointer) std::rethrow_exception(pointer);
   } catch (const Error& error) {
