@@ -134,7 +134,8 @@ struct MergeRun {
         read_terms(inputs, job.sources, start, count, buffer, terms);
     const std::uint64_t width = size_of(job.out_dtype);
     unsigned char* const out = buffer + (used + 63) / 64 * 64;
-    kernels.combine({terms.data(), terms.size(), out, job.out_dtype, count});
+    const std::size_t summed = terms.size() - (terms.back().coefficient == 0 ? 1 : 0);
+    kernels.combine({terms.data(), summed, out, job.out_dtype, count});
     outputs[job.out_file].write(out, count * width, job.out_offset_bytes + start * width);
     meter.add(used + count * width);
     if (job.reference == kNoReference) return 0;

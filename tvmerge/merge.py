@@ -13,7 +13,7 @@ from typing import Any
 from tvmerge import _core
 from tvmerge.algebra import Checkpoint, TaskVector
 from tvmerge.card import model_card
-from tvmerge.dtype import TORCH_NAMES
+from tvmerge.dtype import TORCH_NAMES, parse_dtype
 from tvmerge.errors import ConfigError, MemoryLimitError, NothingChangedError, OutputError
 from tvmerge.output import atomic_folder, check_destination, copy_companions
 from tvmerge.plan import Plan, plan_checkpoint, plan_vector
@@ -103,7 +103,7 @@ def save_checkpoint(
         _write_index(plan, folder, stem="model")
         copy_companions(donor, folder)
         if dtype is not None:
-            _declare_dtype(folder / "config.json", dtype)
+            _declare_dtype(folder / "config.json", parse_dtype(dtype))
         (folder / "README.md").write_text(model_card(target.name, coefficients, donor))
     return _report(out, coefficients, plan, changed, different, started)
 

@@ -63,7 +63,10 @@ def atomic_folder(out: Path, *, size_bytes: int) -> Iterator[Path]:
             )
             free = shutil.disk_usage(hidden).free
         except OSError as error:
-            raise OutputError(f"{out}: cannot write there: {error.strerror or error}") from error
+            raise OutputError(
+                f"{out}: cannot write there: {error.strerror or error} "
+                f"({error.filename or target.parent}). Name another folder"
+            ) from error
         if free < size_bytes:
             raise OutputError(
                 f"{out}: the output takes {size_bytes:,} bytes, the disk has {free:,} free. "

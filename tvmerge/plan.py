@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvmerge._core import CombineJob, CopyJob, Source
+from tvmerge.dtype import parse_dtype
 from tvmerge.errors import ConfigError, MismatchError, did_you_mean
 from tvmerge.safetensors import FLOAT_DTYPES, Entry, layout
 from tvmerge.stored import KIND_KEY, TASK_VECTOR, Slot, Stored
@@ -71,9 +72,11 @@ def plan_checkpoint(
     Integer and boolean tensors are copied from the donor, as are tensors that nothing touches.
     """
     terms = _donor_first(coefficients, donor)
+    if all(stored.is_task_vector for stored in terms):
+        raise ConfigError("the checkpoints' coefficients cancel out: no weights would be left")
     _refuse_quantised([donor, *terms])
     _check_match(terms, donor)
-    wanted = _checked_dtype(dtype)
+    wanted = parse_dtype(dtype) if dtype is not None else None
     names = _shard_names(donor, stem="model")
     shards = tuple(
         _lay_out(name, header.entries, wanted, metadata={"format": "pt"})
@@ -93,7 +96,7 @@ def plan_vector(
     terms = _donor_first(coefficients, donor)
     _refuse_quantised(list(terms))
     _check_match(terms, donor)
-    wanted = _checked_dtype(dtype) or "F32"
+    wanted = parse_dtype(dtype or "F32")
     metadata = {"format": "pt", KIND_KEY: TASK_VECTOR}
     shards = []
     for name, (_, header) in zip(_shard_names(donor, stem="vector"), donor.shards, strict=True):
@@ -115,15 +118,6 @@ def _donor_first(coefficients: Mapping[Stored, float], donor: Stored) -> dict[St
     # The order of the sum is fixed, so that the same merge gives the same bits.
     ordered = {donor: coefficients[donor]} if donor in coefficients else {}
     return ordered | dict(coefficients)
-
-
-def _checked_dtype(dtype: str | None) -> str | None:
-    if dtype is not None and dtype not in FLOAT_DTYPES:
-        raise ConfigError(
-            f"dtype {dtype!r}: expected one of {', '.join(sorted(FLOAT_DTYPES))}."
-            + did_you_mean(dtype.upper(), FLOAT_DTYPES)
-        )
-    return dtype
 
 
 def _refuse_quantised(inputs: list[Stored]) -> None:
@@ -165,8 +159,9 @@ def _check_match(terms: Mapping[Stored, float], donor: Stored) -> None:
 def _mismatches(stored: Stored, donor: Stored) -> Iterator[str]:
     # A stored vector may hold fewer tensors than the model: it adds nothing to the others.
     if not stored.is_task_vector:
-        for name in donor.slots.keys() - stored.slots.keys():
-            near = did_you_mean(name, stored.slots)
+        unmatched = stored.slots.keys() - donor.slots.keys()
+        for name in sorted(donor.slots.keys() - stored.slots.keys()):
+            near = did_you_mean(name, unmatched)
             yield f"{name}: in {donor.source}, missing in {stored.source}.{near}"
     for name, slot in sorted(stored.slots.items()):
         if name not in donor.slots:
@@ -223,9 +218,14 @@ def _plan_tensor(
         others = [s.slots[entry.name] for s in touching if s is not donor]
         _copy(plan, known, number, entry, own, others)
         return
-    comparable = donor in terms and entry.dtype == own.entry.dtype
+    comparable = entry.dtype == own.entry.dtype
     plan.counts_changes &= comparable
-    _combine(plan, known, number, entry, terms, 0 if comparable else _NO_REFERENCE)
+    # The donor may have cancelled out, as in base + (tuned - base): it is then read all the same,
+    # with coefficient 0, only to see whether anything changed.
+    seen = terms if donor in terms or not comparable else {**terms, donor: 0.0}
+    last = len(holders(seen, entry.name)) - 1
+    reference = _NO_REFERENCE if not comparable else 0 if donor in terms else last
+    _combine(plan, known, number, entry, seen, reference)
 
 
 def _combine(
