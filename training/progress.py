@@ -1,0 +1,80 @@
+"""Progress of a study in a terminal: the whole with what is left, and every running fine-tune."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeft
+
+from tvmerge.training.cluster import JobProgress
+
+# A measurement takes about as long as this many training steps; only the estimate depends on it.
+STEPS_PER_MEASUREMENT = 12
+
+
+class StudyBars:
+    """Bars that follow a study; a context manager."""
+
+    def __init__(self, console: Console, *, steps: int) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<34}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeft(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            # Fine-tunes and measurements alternate in speed: an average over minutes is steadier.
+            speed_estimate_period=300,
+        )
+        self._steps = steps
+        self._whole = self._bars.add_task("study", total=None, note="")
+        self._jobs: dict[str, TaskID] = {}
+        self._job_steps: dict[str, int] = {}
+        self._measured = 0
+
+    def __enter__(self) -> StudyBars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def on_plan(self, jobs: int, measurements: int) -> None:
+        """The size of the whole study is known."""
+        total = jobs * self._steps + measurements * STEPS_PER_MEASUREMENT
+        self._bars.update(self._whole, total=total)
+
+    def on_job(self, progress: JobProgress) -> None:
+        """A fine-tune has moved."""
+        self._job_steps[progress.name] = progress.step
+        self._update_whole(f"fine-tunes: {self._finished()} of {len(self._job_steps)}")
+        if progress.state == "running":
+            if progress.name not in self._jobs:
+                self._jobs[progress.name] = self._bars.add_task(
+                    f"  {progress.name}", total=progress.steps, note=""
+                )
+            loss = f"loss {progress.loss:.2f}" if progress.loss is not None else ""
+            self._bars.update(self._jobs[progress.name], completed=progress.step, note=loss)
+        elif progress.name in self._jobs:
+            self._bars.remove_task(self._jobs.pop(progress.name))
+
+    def on_measured(self, done: int, total: int) -> None:
+        """A model was measured."""
+        self._measured = done
+        self._update_whole(f"measured models: {done} of {total}")
+
+    def _finished(self) -> int:
+        return sum(step >= self._steps for step in self._job_steps.values())
+
+    def _update_whole(self, note: str) -> None:
+        done = sum(self._job_steps.values()) + self._measured * STEPS_PER_MEASUREMENT
+        self._bars.update(self._whole, completed=done, note=note)

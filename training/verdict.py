@@ -1,0 +1,197 @@
+"""Judges a study in plain words that can say "failed", with numbers and intervals behind them."""
+
+from __future__ import annotations
+
+from tvmerge.training.config import Kind
+from tvmerge.training.flags import flags
+from tvmerge.training.index import ResultIndex
+from tvmerge.training.results import (
+    ALL_CONTROLS,
+    ALL_TRAITS,
+    Results,
+    Verdict,
+    VerdictCode,
+)
+from tvmerge.training.trait_verdict import change_words, cost_words, rival_words, trait_verdicts
+from tvmerge.training.wording import (
+    UNITS,
+    interval,
+    listed,
+    number,
+    with_interval,
+)
+
+KIND_TITLES: dict[Kind, str] = {"plain": "Plain vectors", "contrastive": "Contrastive vectors"}
+REDUCED: tuple[VerdictCode, ...] = ("reduced",)
+
+
+def judge(results: Results) -> tuple[Verdict, ...]:
+    """All verdicts: the study, its kinds, aggregation, traits, flags, caveats."""
+    index = ResultIndex(results)
+    traits = {kind: trait_verdicts(index, kind) for kind in index.kinds()}
+    kinds = [_kind_verdict(index, kind, verdicts) for kind, verdicts in traits.items()]
+    return (
+        *_study_verdict(index, traits),
+        *kinds,
+        *(verdict for kind in traits for verdict in _aggregation(index, kind)),
+        *(verdict for verdicts in traits.values() for verdict in verdicts),
+        *flags(index),
+        _caveats(index),
+    )
+
+
+def _kind_verdict(index: ResultIndex, kind: Kind, verdicts: list[Verdict]) -> Verdict:
+    choice = index.choice(kind)
+    reduced = [verdict for verdict in verdicts if verdict.code in REDUCED]
+    code = _share_code(len(reduced), len(verdicts))
+    words = {"worked": "worked", "partly": "worked in part", "failed": "failed"}[code]
+    details = [_pooled_words(index, kind)]
+    if choice is not None:
+        details.append(f"Scale {choice.scale:g}: {choice.reason}.")
+    return Verdict(
+        scope="kind",
+        code=code,
+        kind=kind,
+        headline=(
+            f"{KIND_TITLES[kind]} {words}: {len(reduced)} of {len(verdicts)} traits reduced "
+            "specifically"
+        ),
+        detail=" ".join(details),
+    )
+
+
+def _pooled_words(index: ResultIndex, kind: Kind) -> str:
+    choice = index.choice(kind)
+    outcome = index.results.primary_outcome
+    row = index.row(choice.model, ALL_TRAITS, outcome) if choice else None
+    perplexity = index.perplexity(choice.model) if choice else None
+    if choice is None or row is None or row.change is None or perplexity is None:
+        return "The chosen model was not measured on the test items."
+    beyond = index.contrast("beyond_unrelated", choice.model, ALL_TRAITS, outcome)
+    specific = index.contrast("specificity", choice.model, ALL_TRAITS, outcome)
+    controls = index.row(choice.model, ALL_CONTROLS, outcome)
+    words = change_words(row)
+    parts = [
+        words[:1].lower() + words[1:],
+        *rival_words(beyond, specific, controls),
+        cost_words(perplexity),
+    ]
+    return f"Mean over the traits: {'; '.join(parts)}."
+
+
+def _study_verdict(index: ResultIndex, traits: dict[Kind, list[Verdict]]) -> tuple[Verdict, ...]:
+    if not traits:
+        return ()
+    counts = {kind: sum(v.code in REDUCED for v in found) for kind, found in traits.items()}
+    total = max(len(found) for found in traits.values())
+    says = [f"{count} of {total} with {kind} vectors" for kind, count in counts.items()]
+    code = _share_code(max(counts.values()), total)
+    start = {
+        "worked": "Negation reduced the traits",
+        "partly": "Negation reduced some of the traits",
+        "failed": "Negation did not reduce any trait specifically",
+    }[code]
+    return (
+        Verdict(
+            scope="study",
+            code=code,
+            headline=f"{start}: {listed(says)}",
+            detail=" ".join(_pooled_sentence(index, kind) for kind in traits),
+        ),
+    )
+
+
+def _pooled_sentence(index: ResultIndex, kind: Kind) -> str:
+    choice = index.choice(kind)
+    outcome = index.results.primary_outcome
+    row = index.row(choice.model, ALL_TRAITS, outcome) if choice else None
+    perplexity = index.perplexity(choice.model) if choice else None
+    if choice is None or row is None or row.change is None or perplexity is None:
+        return f"{KIND_TITLES[kind]} were not measured on the test items."
+    unit = UNITS.get(outcome, "")
+    return (
+        f"{KIND_TITLES[kind]} at scale {choice.scale:g}: mean change of the traits "
+        f"{with_interval(row.change, row.change_low, row.change_high)}{' ' if unit else ''}{unit}, "
+        f"{cost_words(perplexity)}."
+    )
+
+
+def _aggregation(index: ResultIndex, kind: Kind) -> tuple[Verdict, ...]:
+    """Whether every trait stays down when all vectors are negated at once."""
+    choice, outcome = index.choice(kind), index.results.primary_outcome
+    rows = [
+        index.row(choice.model, trait.name, outcome) if choice else None
+        for trait in index.traits("trait")
+    ]
+    known = [row for row in rows if row is not None and row.change is not None]
+    if choice is None or not known:
+        return ()
+    down = [row for row in known if row.change_high is not None and row.change_high < 0]
+    others = [
+        f"{index.title(row.trait)} "
+        f"{with_interval(row.change or 0.0, row.change_low, row.change_high)}"
+        for row in known
+        if row not in down
+    ]
+    detail = (
+        f"Not down: {listed(others)}."
+        if others
+        else "Each interval lies below zero: "
+        + listed(
+            [
+                f"{index.title(row.trait)} {interval(row.change_low, row.change_high, sign=True)}"
+                for row in down
+            ]
+        )
+        + "."
+    )
+    return (
+        Verdict(
+            scope="aggregation",
+            code=_share_code(len(down), len(known)),
+            kind=kind,
+            headline=(
+                f"All {len(known)} {kind} vectors negated at once: {len(down)} of {len(known)} "
+                "traits fell"
+            ),
+            detail=f"{detail}{_cosine_words(index, kind)}",
+        ),
+    )
+
+
+def _cosine_words(index: ResultIndex, kind: Kind) -> str:
+    names = {trait.name for trait in index.traits("trait")}
+    for vectors in index.results.vectors:
+        places = [i for i, name in enumerate(vectors.names) if name.split(".")[0] in names]
+        pairs = [vectors.cosines[i][j] for i in places for j in places if i < j]
+        if vectors.kind == kind and pairs:
+            return (
+                f" The trait vectors have cosines of {number(min(pairs))} to "
+                f"{number(max(pairs))} with each other."
+            )
+    return ""
+
+
+def _caveats(index: ResultIndex) -> Verdict:
+    rows = [row for row in index.results.rows if row.part == "test" and row.role == "trait"]
+    counts = [row.n for row in rows if row.outcome == index.results.primary_outcome]
+    single = [count for count in counts if count]
+    tested = len(index.traits("trait")) * len(index.kinds())
+    return Verdict(
+        scope="caveat",
+        code="note",
+        headline="What this does not show",
+        detail=(
+            f"One seed, one base model, {min(single, default=0)} test items a trait. Intervals "
+            "are 95 % bootstrap intervals over items: they say nothing of other seeds, training "
+            f"data or wordings, and {tested} comparisons stand here without correction. Scales "
+            "were chosen on development items only, but the perplexity limit on the text that is "
+            "also reported."
+        ),
+    )
+
+
+def _share_code(count: int, total: int) -> VerdictCode:
+    if count == 0:
+        return "failed"
+    return "worked" if count == total else "partly"
