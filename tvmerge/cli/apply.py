@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from tvmerge.algebra import Checkpoint, TaskVector
-from tvmerge.cli.merge import save
 from tvmerge.cli.options import RunFlags, dtype_option, run_options
+from tvmerge.cli.saving import save
 from tvmerge.errors import NothingChangedError
 from tvmerge.hub import resolve
 from tvmerge.stored import open_stored

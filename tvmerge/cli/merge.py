@@ -6,10 +6,8 @@ from pathlib import Path
 
 import click
 
-from tvmerge.algebra import Checkpoint
 from tvmerge.cli.options import RunFlags, run_options
-from tvmerge.cli.printing import print_report
-from tvmerge.cli.progress import shown
+from tvmerge.cli.saving import save
 from tvmerge.recipe import build, load_recipe
 
 
@@ -25,16 +23,3 @@ def merge(config: Path, out: str, flags: RunFlags) -> None:
     """
     recipe = load_recipe(config)
     save(build(recipe), out, dtype=recipe.output_dtype, label="merge", flags=flags)
-
-
-def save(model: Checkpoint, out: str, *, dtype: str | None, label: str, flags: RunFlags) -> None:
-    """Write the model with progress, then print what was done."""
-    with shown(label, quiet=flags.quiet) as progress:
-        report = model.save(
-            out,
-            dtype=dtype,
-            memory_mib=flags.memory_mib,
-            threads=flags.threads,
-            progress=progress,
-        )
-    print_report(report, flags)

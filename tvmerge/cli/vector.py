@@ -6,8 +6,7 @@ import click
 
 from tvmerge.algebra import Checkpoint
 from tvmerge.cli.options import RunFlags, dtype_option, run_options
-from tvmerge.cli.printing import print_report
-from tvmerge.cli.progress import shown
+from tvmerge.cli.saving import save
 from tvmerge.hub import resolve
 
 
@@ -23,12 +22,4 @@ def vector(base: str, tuned: str, out: str, dtype: str | None, flags: RunFlags) 
     float32 keeps what a fine-tune changed; half precision loses much of it.
     """
     tau = Checkpoint(resolve(tuned)) - Checkpoint(resolve(base))
-    with shown("vector", quiet=flags.quiet) as progress:
-        report = tau.save(
-            out,
-            dtype=dtype,
-            memory_mib=flags.memory_mib,
-            threads=flags.threads,
-            progress=progress,
-        )
-    print_report(report, flags)
+    save(tau, out, dtype=dtype, label="vector", flags=flags)

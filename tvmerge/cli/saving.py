@@ -1,0 +1,24 @@
+"""Saves an expression as a command does: with progress, then a summary of what was done.
+
+Apart from `merge`, so that the commands without a recipe start without pydantic.
+"""
+
+from __future__ import annotations
+
+from tvmerge.algebra import Checkpoint, TaskVector
+from tvmerge.cli.options import RunFlags
+from tvmerge.cli.printing import print_report
+from tvmerge.cli.progress import shown
+
+
+def save(model: Checkpoint | TaskVector, out: str, *, dtype: str | None, label: str, flags: RunFlags) -> None:
+    """Write the model or vector with progress, then print what was done."""
+    with shown(label, quiet=flags.quiet) as progress:
+        report = model.save(
+            out,
+            dtype=dtype,
+            memory_mib=flags.memory_mib,
+            threads=flags.threads,
+            progress=progress,
+        )
+    print_report(report, flags)
