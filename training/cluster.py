@@ -10,34 +10,21 @@ imported by the workers only: this process stays small and answers to Ctrl-C.
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from tvmerge.errors import ConfigError, TVMergeError
+from tvmerge.errors import ConfigError
 from tvmerge.training.config import Resources
 from tvmerge.training.jobs import FinetuneJob, StepReport, finished_record
+from tvmerge.training.ray_session import connect, result_of, stop
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
-OBJECT_STORE_MIB = 100  # only paths and small results travel; Ray's own default is GiBs
 POLL_SECONDS = 0.25
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    # Ray tells of killed workers on stdout, where a command's result belongs; read on its import.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
-    # Torch asks for huge pages: 13 % faster steps, fewer page faults.
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
-STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,15 +164,15 @@ class Cluster:
             while left := [ref for ref in names if ref not in results]:
                 done, _ = ray.wait(left, num_returns=1, timeout=POLL_SECONDS)
                 for ref in done:
-                    results[ref] = _result(ref, names[ref])
+                    results[ref] = result_of(ref, names[ref])
                 relay(done)
         except BaseException:
-            _stop([ref for ref in names if ref not in results])
+            stop([ref for ref in names if ref not in results])
             raise
         return results
 
     def _options(self, resources: Resources, max_retries: int) -> dict[str, Any]:
-        self._connect()
+        self._started = connect(self._address, cpus=self._cpus, gpus=self._gpus) or self._started
         import ray
 
         asked = {"CPU": resources.cpus_per_job, "GPU": resources.gpus_per_job}
@@ -198,27 +185,6 @@ class Cluster:
                     "Ask for fewer, or connect to a larger cluster."
                 )
         return {"num_cpus": asked["CPU"], "num_gpus": asked["GPU"], "max_retries": max_retries}
-
-    def _connect(self) -> None:
-        # Workers of a Ray that starts here inherit this environment.
-        with _environment(ENVIRONMENT):
-            import ray
-
-            if ray.is_initialized():  # ours already, or the caller's own
-                return
-            quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-            if self._address is None:
-                ray.init(
-                    address="local",
-                    num_cpus=self._cpus,
-                    num_gpus=self._gpus,
-                    include_dashboard=False,
-                    object_store_memory=OBJECT_STORE_MIB << 20,
-                    **quiet,
-                )
-            else:
-                ray.init(address=self._address, runtime_env={"env_vars": ENVIRONMENT}, **quiet)
-        self._started = True
 
 
 class _Board:
@@ -246,38 +212,6 @@ def _call(function: Callable[[Any], Any], argument: Any) -> Any:
     return function(argument)
 
 
-def _stop(refs: Sequence[Any]) -> None:
-    """Kill the workers of these tasks and take note of how they ended: Ray logs what nobody reads."""
-    import ray
-    from ray.exceptions import RayError
-
-    for ref in refs:
-        ray.cancel(ref, force=True)
-    ended, _ = (
-        ray.wait(list(refs), num_returns=len(refs), timeout=STOP_SECONDS) if refs else ([], [])
-    )
-    for ref in ended:
-        with suppress(RayError):
-            ray.get(ref)
-
-
-def _result(ref: Any, name: str) -> Any:
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, Exception) else error) from error
-    except RayError as error:
-        raise TVMergeError(
-            f"{name}: expected its worker to live, found it dead after all retries ({error}). "
-            "If memory ran out, raise resources.cpus_per_job so that fewer run side by side; "
-            "run again to go on from the last checkpoint."
-        ) from error
-
-
 def _running(report: StepReport) -> JobProgress:
     return JobProgress(
         name=report.job,
@@ -292,20 +226,6 @@ def _running(report: StepReport) -> JobProgress:
 
 def _device(resources: Resources) -> str:
     return "cuda" if resources.gpus_per_job > 0 else "cpu"
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
 
 
 def _unshown(progress: JobProgress) -> None:
