@@ -11,7 +11,9 @@ from tvmerge.cli.printing import print_report
 from tvmerge.cli.progress import shown
 
 
-def save(model: Checkpoint | TaskVector, out: str, *, dtype: str | None, label: str, flags: RunFlags) -> None:
+def save(
+    model: Checkpoint | TaskVector, out: str, *, dtype: str | None, label: str, flags: RunFlags
+) -> None:
     """Write the model or vector with progress, then print what was done."""
     with shown(label, quiet=flags.quiet) as progress:
         report = model.save(
