@@ -13,15 +13,17 @@
 namespace tvmerge {
 namespace {
 
-// Slices begin at multiples of this many elements, so that every range stays aligned.
+// Slices begin at multiples of this many elements: whole tiles of the kernels.
 constexpr std::uint64_t kSliceGrain = 1024;
+// Every slice begins at a multiple of this in its buffer, whatever the one before it
+// holds.
+constexpr std::uint64_t kAlignmentBytes = 64;
 constexpr std::uint64_t kSmallestSliceBytes = std::uint64_t{64} * 1024;
 // Reductions use a slice of their own, fixed size: their sums must not depend on an
 // option.
 constexpr std::uint64_t kMeasureElements = std::uint64_t{64} * 1024;
 
 std::vector<File> open_inputs(const std::vector<std::string>& paths) {
-  reserve_descriptors(paths.size());
   std::vector<File> files;
   files.reserve(paths.size());
   for (const std::string& path : paths) files.push_back(File::open_for_reading(path));
@@ -29,7 +31,6 @@ std::vector<File> open_inputs(const std::vector<std::string>& paths) {
 }
 
 std::vector<File> open_outputs(const std::vector<std::string>& paths) {
-  reserve_descriptors(paths.size());
   std::vector<File> files;
   files.reserve(paths.size());
   for (const std::string& path : paths) files.push_back(File::open_for_writing(path));
@@ -92,22 +93,32 @@ class SliceTable {
   std::vector<std::uint64_t> lengths_, slice_lengths_, first_{0};
 };
 
-std::uint64_t bytes_per_element(const std::vector<Source>& sources) {
-  std::uint64_t bytes = 0;
-  for (const Source& source : sources) bytes += size_of(source.dtype);
+std::uint64_t aligned(std::uint64_t bytes) {
+  return (bytes + kAlignmentBytes - 1) / kAlignmentBytes * kAlignmentBytes;
+}
+
+// What `count` elements of every source and of the output (if any) take in a buffer.
+std::uint64_t slice_bytes(const std::vector<Source>& sources, std::uint64_t out_width,
+                          std::uint64_t count) {
+  std::uint64_t bytes = aligned(out_width * count);
+  for (const Source& source : sources) bytes += aligned(size_of(source.dtype) * count);
   return bytes;
 }
 
-std::uint64_t slice_elements(std::uint64_t workspace_bytes, std::uint64_t element_bytes) {
-  return std::max(kSliceGrain,
-                  workspace_bytes / element_bytes / kSliceGrain * kSliceGrain);
+// The most elements, in whole grains, of which slice_bytes fit into `workspace_bytes`.
+std::uint64_t slice_elements(std::uint64_t workspace_bytes, const CombineJob& job) {
+  // A grain of any dtype is a multiple of kAlignmentBytes: only a tensor's end is padded.
+  const std::uint64_t grain_bytes =
+      slice_bytes(job.sources, size_of(job.out_dtype), kSliceGrain);
+  return std::max<std::uint64_t>(1, workspace_bytes / grain_bytes) * kSliceGrain;
 }
 
-// Reads one slice of every source, one behind the other, and names them as terms.
+// Reads one slice of every source, one behind the other, and names them as terms. Returns
+// the bytes of `buffer` that they take.
 std::uint64_t read_terms(const std::vector<File>& files,
                          const std::vector<Source>& sources, std::uint64_t start,
                          std::uint64_t count, unsigned char* buffer,
-                         std::vector<Term>& terms) {
+                         std::vector<Term>& terms, Meter& meter) {
   terms.clear();
   std::uint64_t used = 0;
   for (const Source& source : sources) {
@@ -115,7 +126,8 @@ std::uint64_t read_terms(const std::vector<File>& files,
     files[source.file].read(buffer + used, count * width,
                             source.offset_bytes + start * width);
     terms.push_back({buffer + used, source.dtype, source.coefficient});
-    used += count * width;
+    used += aligned(count * width);
+    meter.add(count * width);
   }
   return used;
 }
@@ -131,13 +143,14 @@ struct MergeRun {
     // Grows once to the widest job; not for every slice.
     thread_local std::vector<Term> terms;
     const std::uint64_t used =
-        read_terms(inputs, job.sources, start, count, buffer, terms);
+        read_terms(inputs, job.sources, start, count, buffer, terms, meter);
     const std::uint64_t width = size_of(job.out_dtype);
-    unsigned char* const out = buffer + (used + 63) / 64 * 64;
-    const std::size_t summed = terms.size() - (terms.back().coefficient == 0 ? 1 : 0);
+    unsigned char* const out = buffer + used;
+    const bool unsummed = !terms.empty() && terms.back().coefficient == 0;
+    const std::size_t summed = terms.size() - (unsummed ? 1 : 0);
     kernels.combine({terms.data(), summed, out, job.out_dtype, count});
     outputs[job.out_file].write(out, count * width, job.out_offset_bytes + start * width);
-    meter.add(used + count * width);
+    meter.add(count * width);
     if (job.reference == kNoReference) return 0;
     if (job.reference == kZero) return kernels.count_nonzero(out, count, width);
     const Term& reference = terms[static_cast<std::size_t>(job.reference)];
@@ -165,20 +178,19 @@ MergeCounts merge(const std::vector<std::string>& input_paths,
                   const std::vector<std::string>& output_paths,
                   const std::vector<CombineJob>& combines,
                   const std::vector<CopyJob>& copies, const Options& options) {
-  constexpr std::uint64_t kOutAlignment = 64;
   std::uint64_t needed = kSmallestSliceBytes;
   for (const CombineJob& job : combines) {
-    const std::uint64_t width = bytes_per_element(job.sources) + size_of(job.out_dtype);
-    needed = std::max(needed, width * kSliceGrain + kOutAlignment);
+    const std::uint64_t width = size_of(job.out_dtype);
+    needed = std::max(needed, slice_bytes(job.sources, width, kSliceGrain));
   }
   const Workspace space(options, needed);
   SliceTable table;
   for (const CombineJob& job : combines) {
-    const std::uint64_t width = bytes_per_element(job.sources) + size_of(job.out_dtype);
-    table.add(job.elements, slice_elements(space.bytes - kOutAlignment, width));
+    table.add(job.elements, slice_elements(space.bytes, job));
   }
   for (const CopyJob& job : copies) table.add(job.size_bytes, space.bytes / 2);
 
+  reserve_descriptors(input_paths.size() + output_paths.size());
   const std::vector<File> inputs = open_inputs(input_paths);
   const std::vector<File> outputs = open_outputs(output_paths);
   const std::vector<Buffer> buffers = make_buffers(space);
@@ -211,11 +223,12 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
   std::vector<Measured> totals(jobs.size());
   for (std::size_t j = 0; j < jobs.size(); ++j) {
     const std::size_t rows = jobs[j].rows.size() / jobs[j].sources.size();
-    needed = std::max(needed, bytes_per_element(jobs[j].sources) * kMeasureElements);
+    needed = std::max(needed, slice_bytes(jobs[j].sources, 0, kMeasureElements));
     table.add(jobs[j].elements, kMeasureElements);
     totals[j] = {std::vector<double>(rows * rows), std::vector<std::uint64_t>(rows)};
   }
   const Workspace space(options, needed);
+  reserve_descriptors(input_paths.size());
   const std::vector<File> inputs = open_inputs(input_paths);
   const std::vector<Buffer> buffers = make_buffers(space);
   const Kernels& kernels = kernels_for(options.isa);
@@ -243,15 +256,14 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
     thread_local std::vector<Term> terms;
     const SliceTable::Slice slice = table.at(unit);
     const MeasureJob& job = jobs[slice.job];
-    const std::uint64_t used = read_terms(inputs, job.sources, slice.start, slice.length,
-                                          buffers[thread].get(), terms);
+    read_terms(inputs, job.sources, slice.start, slice.length, buffers[thread].get(),
+               terms, meter);
     const Measured& total = totals[slice.job];
     Measured part{std::vector<double>(total.gram.size()),
                   std::vector<std::uint64_t>(total.nonzero.size())};
     kernels.measure({terms.data(), terms.size(), job.rows.data(), part.nonzero.size(),
                      slice.length, part.gram.data(), part.nonzero.data()});
     add_in_order(unit, std::move(part));
-    meter.add(used);
   };
   run_units(table.count(), space.threads, work, options.progress);
   return totals;

@@ -20,7 +20,8 @@ struct Source {
 constexpr std::int32_t kNoReference = -1;
 constexpr std::int32_t kZero = -2;
 
-// A source with coefficient 0 is no term of the sum; only the last may be one, as a reference.
+// A source with coefficient 0 is no term of the sum; only the last may be one, as a
+// reference.
 struct CombineJob {
   std::vector<Source> sources;
   std::uint64_t elements;

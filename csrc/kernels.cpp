@@ -1,5 +1,8 @@
 #include "kernels.hpp"
 
+#include <cmath>
+#include <limits>
+
 #include "error.hpp"
 
 namespace tvmerge {
@@ -19,9 +22,13 @@ std::vector<const Kernels*> usable() {
 }  // namespace
 
 bool accumulates_in_double(const Term* terms, std::size_t term_count, Dtype out) {
+  using Limits = std::numeric_limits<float>;
   if (out == Dtype::f32 || out == Dtype::f64) return true;
   for (std::size_t k = 0; k < term_count; ++k) {
-    if (terms[k].dtype == Dtype::f64) return true;
+    const double size = std::abs(terms[k].coefficient);
+    // As a float this coefficient would overflow, or lose its digits.
+    const bool beyond_float = size != 0 && (size < Limits::min() || size > Limits::max());
+    if (terms[k].dtype == Dtype::f64 || beyond_float) return true;
   }
   return false;
 }

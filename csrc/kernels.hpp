@@ -18,9 +18,9 @@ struct Term {
 };
 
 // out[i] = round(sum_k coefficient_k * x_k[i]), by fma in the order of the terms, rounded
-// once. Accumulates in float32 where the output has at most 16 bits, else (and wherever
-// float64 goes in) in float64, so that a float32 output is not the accumulator's own
-// rounding error.
+// once; no terms give 0. Accumulates in float32 where the output has at most 16 bits,
+// else (and wherever float64 goes in, or a coefficient that float32 cannot hold) in
+// float64, so that a float32 output is not the accumulator's own rounding error.
 struct CombineSlice {
   const Term* terms;
   std::size_t term_count;

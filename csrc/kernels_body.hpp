@@ -66,6 +66,7 @@ void combine_in(const CombineSlice& slice) {
   alignas(64) Sum sum[kTile];
   for (std::size_t start = 0; start < slice.count; start += kTile) {
     const std::size_t count = slice.count - start < kTile ? slice.count - start : kTile;
+    if (slice.term_count == 0) std::memset(sum, 0, sizeof sum);
     for (std::size_t k = 0; k < slice.term_count; ++k) {
       accumulate(slice.terms[k], start, count, slice.terms[k].coefficient, k == 0, sum);
     }

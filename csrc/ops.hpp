@@ -91,7 +91,8 @@ struct SmallFloat {
         bits_of(float_of(magnitude) + float_of(kAligner)) - kAligner;
     code = magnitude < kRebias + (1u << 23) ? subnormal : code;
     code = magnitude >= kRebias && code > kOverflow ? kOverflow : code;
-    code = magnitude > 0x7f800000u ? kNaN : (code | sign);
+    const bool overflows_to_nan = !has_infinity && code == kOverflow;
+    code = magnitude > 0x7f800000u || overflows_to_nan ? kNaN : (code | sign);
     return static_cast<Bits>(code);
   }
 };

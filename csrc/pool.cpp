@@ -1,12 +1,17 @@
 #include "pool.hpp"
 
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
+
+#include "error.hpp"
 
 namespace tvmerge {
 namespace {
@@ -50,6 +55,8 @@ void run_units(std::uint64_t units, unsigned threads,
   Shared shared;
   shared.running = threads;
   const auto body = [&](unsigned thread) {
+    // Inherited from the caller, in whose process some library may flush subnormals to 0.
+    std::fesetenv(FE_DFL_ENV);
     try {
       while (!shared.stop) {
         const std::uint64_t unit = shared.next.fetch_add(1);
@@ -66,7 +73,19 @@ void run_units(std::uint64_t units, unsigned threads,
 
   std::vector<std::thread> pool;
   pool.reserve(threads);
-  for (unsigned thread = 0; thread < threads; ++thread) pool.emplace_back(body, thread);
+  try {
+    while (pool.size() < threads) {
+      pool.emplace_back(body, static_cast<unsigned>(pool.size()));
+    }
+  } catch (const std::system_error& error) {
+    if (pool.empty()) {
+      throw Error(ErrorKind::memory,
+                  std::string("cannot start a thread: ") + error.what());
+    }
+    // The system gives no more threads: those that run do the work.
+    const std::lock_guard<std::mutex> lock(shared.mutex);
+    shared.running = shared.running + static_cast<unsigned>(pool.size()) - threads;
+  }
 
   for (bool finished = false; !finished;) {
     {
