@@ -79,6 +79,16 @@ def round_once(values: np.ndarray, dtype: str) -> np.ndarray:
     return bits.view(kind)
 
 
+def random_array(
+    generator: np.random.Generator, dtype: str, shape: tuple[int, ...], *, wild: bool
+) -> np.ndarray:
+    """Values as weights have them; wild: half of them are any bits (NaN, inf, subnormal, huge)."""
+    kind = DTYPES[dtype]
+    usual = round_once(generator.standard_normal(shape), dtype).reshape(shape)
+    anything = np.frombuffer(generator.bytes(usual.nbytes), kind).reshape(shape)
+    return np.where(generator.random(shape) < 0.5, anything, usual) if wild else usual
+
+
 def places(array: np.ndarray) -> np.ndarray:
     """Codes as integers in the order of their values: neighbours differ by 1, 0 and -0 are both 0.
 

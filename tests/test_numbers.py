@@ -8,13 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import DTYPES, FLOATS, codes, digests, read_model, same_bits, write_model
+from checkpoints import DTYPES, FLOATS, codes, read_model, same_bits, write_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import (
-    CANONICAL_NAN, decode, finite_values, is_nan, linear, magnitude, midpoints, round_once, ulps,
+    CANONICAL_NAN,
+    decode,
+    finite_values,
+    is_nan,
+    linear,
+    magnitude,
+    midpoints,
+    random_array,
+    round_once,
+    ulps,
     within,
-)  # fmt: skip
+)
 
 from tvmerge import Checkpoint, _core
 from tvmerge.errors import NothingChangedError
@@ -159,22 +168,6 @@ def test_a_coefficient_beyond_float32_neither_overflows_nor_vanishes(dtype: str)
 # ---- properties ------------------------------------------------------------------------------
 
 
-def random_array(
-    generator: np.random.Generator, dtype: str, shape: tuple[int, ...], *, wild: bool
-) -> np.ndarray:
-    """Values as weights have them; wild: half of them are any bits (NaN, inf, subnormal, huge)."""
-    kind = DTYPES[dtype]
-    values = round_once(generator.standard_normal(shape), dtype)
-    if not wild:
-        return values.reshape(shape)
-    unsigned = np.dtype(f"u{kind.itemsize}")
-    anything = generator.integers(0, 1 << 8 * kind.itemsize, shape, dtype=np.uint64, endpoint=False
-                                  ) if kind.itemsize < 8 else generator.integers(
-        0, np.iinfo(np.uint64).max, shape, dtype=np.uint64, endpoint=True)  # fmt: skip
-    chosen = np.where(generator.random(shape) < 0.5, anything.astype(unsigned), codes(values))
-    return chosen.astype(unsigned).view(kind).reshape(shape)
-
-
 coefficient = st.one_of(
     st.sampled_from([1.0, -1.0, 0.5, -0.5, 2.0, 0.1, 1 / 3]),
     st.floats(-4, 4).filter(lambda c: c != 0),
@@ -298,55 +291,3 @@ def test_sums_that_the_accumulator_holds_exactly_equal_the_oracle(
     factors = [1 - scale, scale] if scale != 1 else [0.5, 0.5]
     out = combine([base, tuned], factors)["w"]
     assert same_bits(out, round_once(linear([base["w"], tuned["w"]], factors), dtype))
-
-
-# ---- the same bytes whatever runs them -------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> list[Checkpoint]:
-    """Three models of odd sizes and mixed dtypes, wild values included, large enough to slice."""
-    generator = np.random.default_rng(7)
-    folder = tmp_path_factory.mktemp("large")
-    sizes = {"F64": 3001, "F32": 70_001, "F16": 150_003, "BF16": 100_001, "F8_E4M3": 90_001,
-             "F8_E5M2": 65_537}  # fmt: skip
-    models = []
-    for k in range(3):
-        held = {
-            dtype: random_array(generator, FLOATS[(i + k) % 6], (size,), wild=True)
-            for i, (dtype, size) in enumerate(sizes.items())
-        }
-        held["ids"] = np.arange(200_000) + k // 2
-        models.append(Checkpoint(write_model(folder / str(k), held, shards=k + 1)))
-    return models
-
-
-RUNS = [
-    RunOptions(threads=threads, slice_bytes=slice_bytes, isa=isa, memory_mib=2048)
-    for isa in ISAS
-    for threads, slice_bytes in (
-        (1, 1 << 40), (1, 1), (2, 100_000), (7, 1), (7, 1 << 19), (3, 1 << 17),
-    )
-]  # fmt: skip
-
-
-def test_threads_slices_and_instruction_sets_give_the_same_bytes(
-    large: list[Checkpoint], tmp_path: Path
-) -> None:
-    model = Checkpoint.average(large, [2.0, -0.7, -0.3], normalize=False)
-    seen = set()
-    for number, options in enumerate(RUNS):
-        out = tmp_path / str(number)
-        report = save_checkpoint(model, out, dtype=None, options=options)
-        held = digests(out)
-        held.pop("README.md")  # names its own folder
-        seen.add((tuple(held.items()), report.changed_elements, report.differing_tensors))
-    assert len(seen) == 1
-    assert report.differing_tensors == ("ids",)
-
-
-def test_an_unknown_instruction_set_is_refused(large: list[Checkpoint], tmp_path: Path) -> None:
-    model = large[0] + 0.5 * (large[1] - large[0])
-    with pytest.raises(ValueError, match="'mmx' cannot be used here: this machine has .*generic"):
-        save_checkpoint(model, tmp_path / "out", dtype=None, options=RunOptions(isa="mmx"))
-    assert list(tmp_path.iterdir()) == []
