@@ -20,6 +20,7 @@ DTYPE_BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
     "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8,
     "BOOL": 8, "C64": 64, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
 }  # fmt: skip
 FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
@@ -105,17 +106,34 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         return found
 
     try:
-        content = json.loads(text, object_pairs_hook=unique)
+        # Decoded here, since json.loads would guess UTF-16 and others from bytes.
+        content = json.loads(text.decode(), object_pairs_hook=unique, parse_int=_whole_number)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         _bad(path, f"the header is not JSON ({error})")
     if not isinstance(content, dict):
         _bad(path, f"the header is a JSON {type(content).__name__}, expected an object")
+    _check_text(path, content)
     return content
+
+
+def _whole_number(digits: str) -> int | float:
+    """A float, which is refused later, for what is no size: -0, and more digits than any has."""
+    return int(digits) if digits != "-0" and len(digits) < 20 else float(digits)
+
+
+def _check_text(path: Path, strings: Iterable[str]) -> None:
+    """JSON can spell half of a surrogate pair, which no other program could read back."""
+    for string in strings:
+        try:
+            string.encode()
+        except UnicodeEncodeError:
+            _bad(path, f"{string!a} is not text")
 
 
 def _metadata(path: Path, value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
         _bad(path, "__metadata__ must map strings to strings")
+    _check_text(path, [*value.keys(), *value.values()])
     return value
 
 
@@ -135,8 +153,9 @@ def _entry(path: Path, name: str, fields: object, data_start: int) -> Entry:
         _bad(path, f"tensor {name!r}: data_offsets {offsets!r} are not two byte positions")
     begin, end = offsets
     bits = math.prod(shape) * DTYPE_BITS[dtype]
-    if bits >= 2**66 or bits % 8:
-        _bad(path, f"tensor {name!r}: {dtype} of shape {shape} is no whole number of bytes")
+    # A size of 0 hides an overflow from other readers only if it comes first: refused either way.
+    if math.prod(size or 1 for size in shape) >= 2**63 or bits >= 2**66 or bits % 8:
+        _bad(path, f"tensor {name!r}: {dtype} of shape {shape} is no countable number of bytes")
     if end - begin != bits // 8:
         _bad(
             path,
