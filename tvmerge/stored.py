@@ -87,7 +87,7 @@ def open_stored(path: str | os.PathLike[str]) -> Stored:
     source = Path(path)
     try:
         source = source.resolve(strict=True)
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:  # also a NUL, also links in a circle
         raise FormatError(
             f"{path}: no such file or folder. Expected a folder with *.safetensors, a .safetensors "
             "file or an index; a model of the Hugging Face hub must be downloaded first "
@@ -104,11 +104,12 @@ def _open_folder(folder: Path) -> Stored:
     indices = sorted(folder.glob("*" + INDEX_SUFFIX))
     files = sorted(folder.glob("*.safetensors"))
     preferred = [name for name in ("model", "vector") if folder / (name + INDEX_SUFFIX) in indices]
-    if len(indices) > 1 and not preferred:
-        names = ", ".join(index.name for index in indices)
-        raise FormatError(f"{folder}: {len(indices)} indices ({names}): name the one that you mean")
-    if (folder / "model.safetensors") in files and not preferred:
+    # Before any index, as transformers does: the index may be left over from an earlier save.
+    if (folder / "model.safetensors") in files:
         return Stored(folder, _with_headers([folder / "model.safetensors"]))
+    if len(indices) > 1 and not preferred:
+        found = ", ".join(index.name for index in indices)
+        raise FormatError(f"{folder}: {len(indices)} indices ({found}): name the one that you mean")
     if indices:
         index = folder / (preferred[0] + INDEX_SUFFIX) if preferred else indices[0]
         return Stored(folder, _open_index(index))
@@ -119,9 +120,9 @@ def _open_folder(folder: Path) -> Stored:
             f"{folder}: {len(files)} safetensors files and no *{INDEX_SUFFIX} that says which of "
             "them belong together. Name one file, or restore the index"
         )
-    found = sorted(entry.name for entry in folder.iterdir())[:5]
+    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5])
     raise FormatError(
-        f"{folder}: expected *.safetensors, found {', '.join(found) or 'an empty folder'}. "
+        f"{folder}: expected *.safetensors, found {found or 'an empty folder'}. "
         "Convert pickled weights first: save_pretrained(..., safe_serialization=True)"
     )
 
@@ -135,16 +136,16 @@ def _open_index(index: Path) -> tuple[tuple[Path, Header], ...]:
     names = sorted(set(weight_map.values()))
     for name in names:
         _check_shard_name(index, name)
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    missing = [name for name in names if not _is_file(index.parent / name)]
     if missing:
         _bad_index(index, f"shard {missing[0]!r} is not there ({len(missing)} missing). Fetch it")
     shards = _with_headers([index.parent / name for name in names])
     held: dict[str, str] = {}
-    for file, header in shards:
+    for shard, (_, header) in zip(names, shards, strict=True):
         for entry in header.entries:
             if entry.name in held:
-                _bad_index(index, f"tensor {entry.name!r} is in {held[entry.name]} and {file.name}")
-            held[entry.name] = file.name
+                _bad_index(index, f"tensor {entry.name!r} is in {held[entry.name]} and {shard}")
+            held[entry.name] = shard
     for name, shard in weight_map.items():
         if held.get(name) != shard:
             where = f"it is in {held[name]!r}" if name in held else "no shard has it"
@@ -152,6 +153,13 @@ def _open_index(index: Path) -> tuple[tuple[Path, Header], ...]:
     for name in held.keys() - weight_map.keys():
         _bad_index(index, f"tensor {name!r} of {held[name]!r} is not in the weight_map")
     return shards
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long to be one
+        return False
 
 
 def _bad_index(index: Path, what: str) -> NoReturn:
@@ -163,7 +171,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         content = json.loads(index.read_bytes())
     except OSError as error:
         raise StorageError(f"{index}: cannot read: {error.strerror or error}") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no text, no JSON, endless numbers
         _bad_index(index, f"not JSON ({error})")
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if (
