@@ -75,7 +75,9 @@ def combine(
         model = Checkpoint.average(models, coefficients, normalize=False)
         options = RunOptions(threads=1)
         try:
-            save_checkpoint(model, Path(folder) / "out", dtype=dtype, options=options)
+            save_checkpoint(
+                model.coefficients, model.donor, Path(folder) / "out", dtype=dtype, options=options
+            )
         except NothingChangedError:
             return dict(inputs[0])  # so it says, and the caller checks
         return read_model(Path(folder) / "out")

@@ -53,7 +53,7 @@ def test_threads_slices_and_instruction_sets_give_the_same_bytes(
     seen = set()
     for number, options in enumerate(RUNS):
         out = tmp_path / str(number)
-        report = save_checkpoint(model, out, dtype=None, options=options)
+        report = save_checkpoint(model.coefficients, model.donor, out, dtype=None, options=options)
         held = digests(out)
         held.pop("README.md")  # names its own folder
         seen.add((tuple(held.items()), report.changed_elements, report.differing_tensors))
@@ -64,13 +64,19 @@ def test_threads_slices_and_instruction_sets_give_the_same_bytes(
 def test_an_unknown_instruction_set_is_refused(large: list[Checkpoint], tmp_path: Path) -> None:
     model = large[0] + 0.5 * (large[1] - large[0])
     with pytest.raises(ValueError, match=r"'mmx' cannot be used here: this machine has .*generic"):
-        save_checkpoint(model, tmp_path / "out", dtype=None, options=RunOptions(isa="mmx"))
+        save_checkpoint(
+            model.coefficients,
+            model.donor,
+            tmp_path / "out",
+            dtype=None,
+            options=RunOptions(isa="mmx"),
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def combination_of(models: list[Checkpoint], out: Path) -> dict[str, str]:
     model = Checkpoint.average(models, [2.0, -0.7, -0.3], normalize=False)
-    save_checkpoint(model, out, dtype=None, options=RunOptions(threads=2))
+    save_checkpoint(model.coefficients, model.donor, out, dtype=None, options=RunOptions(threads=2))
     held = digests(out)
     held.pop("README.md")
     return held

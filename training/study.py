@@ -14,43 +14,37 @@ Every part is kept under the hash of its inputs: the same call again does only w
 from __future__ import annotations
 
 import datetime
-import hashlib
-import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from tvmerge import Checkpoint, TaskVector
+from tvmerge import Checkpoint
 from tvmerge.hub import resolve
 from tvmerge.training.assemble import assemble, job_summary, trait_info
 from tvmerge.training.cluster import Cluster, JobProgress
-from tvmerge.training.config import Kind, StudyConfig
+from tvmerge.training.config import StudyConfig
+from tvmerge.training.contest import Contest, planned_measurements
 from tvmerge.training.items import limited
 from tvmerge.training.jobs import FinetuneJob, base_fingerprint, finished_record, trait_jobs
-from tvmerge.training.measuring import MeasureSettings, MeasureTask, measure
+from tvmerge.training.measuring import MeasureSettings
 from tvmerge.training.memory_watch import MemoryWatch
 from tvmerge.training.results import (
     BaseInfo,
-    Control,
     MeasuredModel,
     Results,
     Role,
     ScaleChoice,
     Stage,
-    VectorSet,
 )
 from tvmerge.training.results_file import save_results
-from tvmerge.training.scales import choose_scale
-from tvmerge.training.scores import ModelScores, load_scores
 from tvmerge.training.traits import Trait, load_trait
-from tvmerge.training.vectors import StudyVectors, write_random_vector
+from tvmerge.training.vectors import StudyVectors
 
 VERSIONED = ("tvmerge", "torch", "transformers", "ray", "numpy")
-CONTROLS: tuple[Control, ...] = ("unrelated", "random")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +79,15 @@ class Study:
             with self._stage("vectors"):
                 geometry = {kind: vectors.geometry(kind) for kind in self.config.kinds}
             with self._stage("measure"):
-                measured = _Measuring(self, vectors, self._settings(traits), base_fingerprint(base))
+                measured = Contest(
+                    config=self.config,
+                    out=self.out,
+                    cluster=self.cluster,
+                    vectors=vectors,
+                    settings=self._settings(traits),
+                    base_key=base_fingerprint(base),
+                    on_measured=self.listener.on_measured,
+                )
                 choices = measured.all(geometry)
             with self._stage("merge"):
                 self._save_chosen(vectors, choices)
@@ -160,7 +162,7 @@ class Study:
                 seed=self.config.seed,
             )
         ]
-        self.listener.on_plan(len(jobs), self.measurements())
+        self.listener.on_plan(len(jobs), planned_measurements(self.config))
         self.cluster.run_jobs(
             jobs,
             self.out / "jobs",
@@ -168,12 +170,6 @@ class Study:
             progress=self.listener.on_job,
         )
         return jobs
-
-    def measurements(self) -> int:
-        """How many models will be measured: base, tuned ones, starts, every scale, controls."""
-        kinds = self.config.kinds
-        single = 1 + len(self.config.traits) + sum(kind != "plain" for kind in kinds)
-        return single + len(kinds) * (len(self.config.scales) + len(CONTROLS))
 
     def _vectors(self, base: Path, jobs: Sequence[FinetuneJob]) -> StudyVectors:
         poles: dict[str, dict[str, Checkpoint]] = {"have": {}, "lack": {}}
@@ -208,99 +204,6 @@ class Study:
             # Cheap to make again, and the fine-tunes or the choice may have changed since.
             shutil.rmtree(folder, ignore_errors=True)
             vectors.negated(choice.kind, choice.scale).save(folder)
-
-
-class _Measuring:
-    """The measuring stage: which models, in which order, and what came of them."""
-
-    def __init__(
-        self, study: Study, vectors: StudyVectors, settings: MeasureSettings, base_key: str
-    ) -> None:
-        self.study = study
-        self.vectors = vectors
-        self.settings = settings
-        self.base_key = base_key
-        self.scores: dict[str, ModelScores] = {}
-        self.edit_norms: dict[str, float] = {}
-        self.planned = study.measurements()
-
-    def all(self, geometry: Mapping[Kind, tuple[VectorSet, float]]) -> list[ScaleChoice]:
-        """Measure every model; the controls last, at the norm of the edits that were chosen."""
-        config, vectors = self.study.config, self.vectors
-        models = {"base": vectors.base}
-        models |= {f"tuned.{trait}": vectors.have[trait] for trait in vectors.traits}
-        for kind in config.kinds:
-            if kind != "plain":
-                models[f"start.{kind}"] = vectors.start(kind)
-            for scale in config.scales:
-                models[f"{kind}.{scale:g}"] = vectors.negated(kind, scale)
-                self.edit_norms[f"{kind}.{scale:g}"] = scale * geometry[kind][1]
-        self._measure(models)
-        choices = [
-            choose_scale(
-                self.scores,
-                kind=kind,
-                traits=vectors.traits,
-                max_perplexity_rise=config.choose.max_perplexity_rise,
-                seed=config.seed,
-            )
-            for kind in config.kinds
-        ]
-        self._measure(dict(self._controls(choices)))
-        return choices
-
-    def _controls(self, choices: Sequence[ScaleChoice]) -> Iterator[tuple[str, Checkpoint]]:
-        for choice in choices:
-            kind, norm = choice.kind, self.edit_norms[choice.model]
-            rivals = {
-                "unrelated": self.vectors.vector(kind, self.vectors.unrelated),
-                "random": self._random_vector(kind),
-            }
-            for control in CONTROLS:
-                name = f"{kind}.{control}"
-                self.edit_norms[name] = norm
-                yield name, self.vectors.control(kind, rivals[control], norm=norm)
-
-    def _random_vector(self, kind: Kind) -> TaskVector:
-        """A Gaussian vector with the norms, tensor by tensor, of the sum of the traits' vectors."""
-        total = self.vectors.all_traits(kind)
-        said = sorted((s.source.name, c.hex()) for s, c in total.coefficients.items())
-        text = json.dumps([said, self.base_key, self.study.config.seed])
-        key = hashlib.sha256(text.encode()).hexdigest()[:12]
-        folder = self.study.out / "vectors"
-        summed, drawn = folder / f"{kind}.sum-{key}", folder / f"{kind}.random-{key}"
-        if not summed.exists():
-            total.save(summed)
-        if not drawn.exists():
-            partial = folder / f".{drawn.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            write_random_vector(summed, partial, seed=self.study.config.seed)
-            partial.rename(drawn)
-        return TaskVector(drawn)
-
-    def _measure(self, models: Mapping[str, Checkpoint]) -> None:
-        tasks = [
-            MeasureTask(
-                model_id=model_id,
-                model=model,
-                base_key=self.base_key,
-                settings=self.settings,
-                scores_folder=self.study.out / "scores",
-                scratch=self.study.out / "scratch",
-            )
-            for model_id, model in models.items()
-        ]
-        missing = [task for task in tasks if task.finished() is None]
-        done = len(self.scores) + len(tasks) - len(missing)
-        self.study.listener.on_measured(done, self.planned)
-        self.study.cluster.run_tasks(
-            measure,
-            missing,
-            resources=self.study.config.resources,
-            progress=lambda now, _: self.study.listener.on_measured(done + now, self.planned),
-        )
-        shutil.rmtree(self.study.out / "scratch", ignore_errors=True)
-        self.scores |= {task.model_id: load_scores(task.scores_path) for task in tasks}
 
 
 def run_study(

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tvmerge.errors import ConfigError
+from tvmerge.merge import MergeReport, Progress, RunOptions, save_checkpoint, save_vector
 from tvmerge.stored import Stored, open_stored
-
-if TYPE_CHECKING:
-    from tvmerge.merge import MergeReport, Progress
 
 _Terms = dict[Stored, Fraction]
 _Self = TypeVar("_Self", bound="_Linear")  # typing.Self needs Python 3.11
@@ -33,6 +31,7 @@ class _Linear:
     __slots__ = ("_donor", "_terms")
     _donor: Stored
     _terms: _Terms
+    _run: Callable[..., MergeReport]  # how an expression of the class is written
 
     @classmethod
     def _make(cls: type[_Self], terms: _Terms, donor: Stored) -> _Self:
@@ -50,6 +49,29 @@ class _Linear:
     def donor(self) -> Stored:
         """The input whose layout, dtypes and accompanying files the result takes."""
         return self._donor
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        memory_mib: int | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> MergeReport:
+        """Compute the expression and write it to the folder `out`, in one pass.
+
+        A Checkpoint becomes a folder that `transformers` loads, each tensor rounded once to the
+        dtype that it has in the donor; a TaskVector is stored in float32; `dtype` ("bfloat16",
+        "BF16") asks for another. `memory_mib` limits what the process may hold, `progress` is
+        called with (bytes moved, bytes to move).
+
+        Raises MismatchError where the inputs do not fit together, OutputError where `out` is not
+        free, NothingChangedError where the vector is zero or the model is the donor again although
+        something was added, StorageError where the disk fails. Nothing is left behind then.
+        """
+        options = RunOptions(memory_mib=memory_mib, threads=threads, progress=progress)
+        return self._run(self.coefficients, self._donor, out, dtype=dtype, options=options)
 
     def __repr__(self) -> str:
         text = " + ".join(f"{float(c):g} * {s.source.name}" for s, c in self._terms.items())
@@ -81,6 +103,7 @@ class TaskVector(_Linear):
     """
 
     __slots__ = ()
+    _run = staticmethod(save_vector)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         stored = open_stored(path)
@@ -132,25 +155,6 @@ class TaskVector(_Linear):
         factor = Fraction(float(divisor))
         return TaskVector._make({s: c / factor for s, c in self._terms.items()}, self._donor)
 
-    def save(
-        self,
-        out: str | os.PathLike[str],
-        *,
-        dtype: str | None = None,
-        memory_mib: int | None = None,
-        threads: int | None = None,
-        progress: Progress | None = None,
-    ) -> MergeReport:
-        """Compute and store the vector in the folder `out`, in float32 unless `dtype` says else.
-
-        Raises MismatchError where the inputs do not fit together, OutputError where `out` is not
-        free, NothingChangedError where the vector is zero everywhere.
-        """
-        from tvmerge.merge import RunOptions, save_vector
-
-        options = RunOptions(memory_mib=memory_mib, threads=threads, progress=progress)
-        return save_vector(self, out, dtype=dtype, options=options)
-
 
 class Checkpoint(_Linear):
     """A model's weights: on disk (`Checkpoint(path)`), or an expression that yields weights.
@@ -159,6 +163,7 @@ class Checkpoint(_Linear):
     """
 
     __slots__ = ()
+    _run = staticmethod(save_checkpoint)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         stored = open_stored(path)
@@ -232,24 +237,3 @@ class Checkpoint(_Linear):
             for stored, coefficient in model._terms.items():
                 terms[stored] = terms.get(stored, Fraction(0)) + coefficient * factor / total
         return Checkpoint._make(terms, (donor or models[0])._donor)
-
-    def save(
-        self,
-        out: str | os.PathLike[str],
-        *,
-        dtype: str | None = None,
-        memory_mib: int | None = None,
-        threads: int | None = None,
-        progress: Progress | None = None,
-    ) -> MergeReport:
-        """Write the model to the folder `out`, as `transformers` loads it.
-
-        Tensors are rounded once, to the dtype that they have in the donor unless `dtype` names
-        another. Raises MismatchError where the inputs do not fit together, OutputError where `out`
-        is not free, NothingChangedError where the result is the donor again although something
-        was added.
-        """
-        from tvmerge.merge import RunOptions, save_checkpoint
-
-        options = RunOptions(memory_mib=memory_mib, threads=threads, progress=progress)
-        return save_checkpoint(self, out, dtype=dtype, options=options)

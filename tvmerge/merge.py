@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tvmerge import _core
-from tvmerge.algebra import Checkpoint, TaskVector
 from tvmerge.card import model_card
 from tvmerge.dtype import TORCH_NAMES, parse_dtype
 from tvmerge.errors import ConfigError, MemoryLimitError, NothingChangedError, OutputError
@@ -84,11 +83,15 @@ class MergeReport:
 
 
 def save_checkpoint(
-    model: Checkpoint, out: str | os.PathLike[str], *, dtype: str | None, options: RunOptions
+    coefficients: Mapping[Stored, float],
+    donor: Stored,
+    out: str | os.PathLike[str],
+    *,
+    dtype: str | None,
+    options: RunOptions,
 ) -> MergeReport:
-    """Write `model` to the folder `out` in Hugging Face layout; see Checkpoint.save."""
+    """Write a model to the folder `out` in Hugging Face layout; see Checkpoint.save."""
     started = time.monotonic()
-    coefficients, donor = model.coefficients, model.donor
     target = Path(out)
     check_destination(target, [donor, *coefficients])
     plan = plan_checkpoint(coefficients, donor, dtype=dtype)
@@ -109,11 +112,15 @@ def save_checkpoint(
 
 
 def save_vector(
-    vector: TaskVector, out: str | os.PathLike[str], *, dtype: str | None, options: RunOptions
+    coefficients: Mapping[Stored, float],
+    donor: Stored,
+    out: str | os.PathLike[str],
+    *,
+    dtype: str | None,
+    options: RunOptions,
 ) -> MergeReport:
-    """Store `vector` in the folder `out`; see TaskVector.save."""
+    """Store a task vector in the folder `out`; see TaskVector.save."""
     started = time.monotonic()
-    coefficients, donor = vector.coefficients, vector.donor
     target = Path(out)
     check_destination(target, [donor, *coefficients])
     if not coefficients:
