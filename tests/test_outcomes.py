@@ -314,9 +314,9 @@ def test_files_come_back_as_they_were(results: Results, tmp_path: Path) -> None:
 
 def test_numbers_are_worded_with_true_minus_signs() -> None:
     minus = "\N{MINUS SIGN}"
-    assert with_interval(-0.5, -0.6, 0.4) == f"{minus}0.50 [{minus}0.60, +0.40]"
+    assert with_interval(-0.5, -0.6, 0.4) == f"{minus}0.50 [{minus}0.60,\N{NO-BREAK SPACE}+0.40]"
     assert with_interval(0.0, None, None).endswith("(no interval: too few items)")
-    assert number(5e-6) == f"5e{minus}06"
+    assert number(5e-6, tiny=True) == f"5e{minus}06"
     assert number(-0.001, sign=True) == "0.00"
     assert percent(0.015) == "+1.5\N{NO-BREAK SPACE}%"
 

@@ -30,13 +30,13 @@ def _format_collapse(index: ResultIndex, choice: ScaleChoice) -> Verdict | None:
     before = row.value - row.change
     if row.value >= MASS_COLLAPSE * before:
         return None
+    was, now = (number(value, digits=3, tiny=True) for value in (before, row.value))
+    change = with_interval(row.change, row.change_low, row.change_high, digits=3)
     return _flag(
         choice.kind,
         "Answer format collapsed",
-        f"The probability of answering Yes or No fell from {number(before, digits=3)} to "
-        f"{number(row.value, digits=3)} (change "
-        f"{with_interval(row.change, row.change_low, row.change_high, digits=3)}): what looks like "
-        "a change of opinion on the Yes/No questions may be the loss of the format.",
+        f"The probability of answering Yes or No fell from {was} to {now} (change {change}): what "
+        "looks like a change of opinion on the Yes/No questions may be the loss of the format.",
     )
 
 

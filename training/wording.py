@@ -8,6 +8,7 @@ from tvmerge.training.results import Outcome
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EM DASH}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 EXACT_BELOW = 0.001
 SMALL = 0.2
 
@@ -34,11 +35,11 @@ OUTCOME_TITLES: dict[Outcome, str] = {
 }
 
 
-def number(value: float | None, *, digits: int = 2, sign: bool = False) -> str:
-    """`0.25`, with `sign` `+0.25`; very small ones as `5e-06`; a dash for None."""
+def number(value: float | None, *, digits: int = 2, sign: bool = False, tiny: bool = False) -> str:
+    """`0.25`, with `sign` `+0.25`; with `tiny`, very small ones as `5e-06`; a dash for None."""
     if value is None or not math.isfinite(value):
         return DASH
-    if 0 < abs(value) < EXACT_BELOW and not sign:
+    if tiny and 0 < abs(value) < EXACT_BELOW:
         text = f"{value:.0e}"
     else:
         text = f"{value:{'+' if sign else ''}.{digits}f}"
@@ -47,11 +48,19 @@ def number(value: float | None, *, digits: int = 2, sign: bool = False) -> str:
     return text.replace("-", MINUS)
 
 
-def interval(low: float | None, high: float | None, *, digits: int = 2, sign: bool = False) -> str:
-    """`[0.1, 0.3]`, or words where there is none."""
+def interval(
+    low: float | None,
+    high: float | None,
+    *,
+    digits: int = 2,
+    sign: bool = False,
+    tiny: bool = False,
+) -> str:
+    """`[0.1, 0.3]` that no line breaks, or words where there is none."""
     if low is None or high is None:
         return "(no interval: too few items)"
-    return f"[{number(low, digits=digits, sign=sign)}, {number(high, digits=digits, sign=sign)}]"
+    ends = [number(end, digits=digits, sign=sign, tiny=tiny) for end in (low, high)]
+    return f"[{f',{NO_BREAK}'.join(ends)}]"
 
 
 def with_interval(
@@ -61,27 +70,27 @@ def with_interval(
     *,
     digits: int | None = None,
     sign: bool = True,
+    tiny: bool = False,
 ) -> str:
     """`+0.25 [+0.10, +0.40]`; three digits where all of it is small, unless told."""
     if digits is None:
         largest = max(abs(part) for part in (value, low, high) if part is not None)
         digits = 3 if largest < SMALL else 2
-    return (
-        f"{number(value, digits=digits, sign=sign)} {interval(low, high, digits=digits, sign=sign)}"
-    )
+    said = number(value, digits=digits, sign=sign, tiny=tiny)
+    return f"{said} {interval(low, high, digits=digits, sign=sign, tiny=tiny)}"
 
 
 def percent(share: float, *, sign: bool = True) -> str:
     """`+1.5 %` of a share of 0.015; large ones without decimals."""
     digits = 1 if abs(share) < 0.1 else 0
-    return f"{number(100 * share, digits=digits, sign=sign)}\N{NO-BREAK SPACE}%"
+    return f"{number(100 * share, digits=digits, sign=sign)}{NO_BREAK}%"
 
 
 def rise(ratio: float, low: float | None, high: float | None) -> str:
     """A ratio as a rise with its interval: `+1.5 % [+1.0 %, +2.0 %]`."""
     if low is None or high is None:
         return percent(ratio - 1)
-    return f"{percent(ratio - 1)} [{percent(low - 1)}, {percent(high - 1)}]"
+    return f"{percent(ratio - 1)} [{percent(low - 1)},{NO_BREAK}{percent(high - 1)}]"
 
 
 def listed(names: list[str]) -> str:
