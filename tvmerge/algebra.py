@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
-from numbers import Real
+from numbers import Rational, Real
 from typing import Any, NoReturn, TypeVar
 
 from tvmerge.errors import ConfigError
 from tvmerge.merge import MergeReport, Progress, RunOptions, save_checkpoint, save_vector
 from tvmerge.stored import Stored, open_stored
 
+_LARGEST = sys.float_info.max
 _Terms = dict[Stored, Fraction]
 _Self = TypeVar("_Self", bound="_Linear")  # typing.Self needs Python 3.11
 
@@ -38,12 +40,16 @@ class _Linear:
         made = object.__new__(cls)
         made._terms = {stored: c for stored, c in terms.items() if c != 0}
         made._donor = donor
+        for stored, coefficient in made._terms.items():
+            if abs(coefficient) > _LARGEST:
+                raise ConfigError(f"the coefficient of {stored.source} is beyond {_LARGEST:.2g}")
         return made
 
     @property
     def coefficients(self) -> Mapping[Stored, float]:
         """The folded coefficient of every input that takes part, in a fixed order."""
-        return {stored: float(coefficient) for stored, coefficient in self._terms.items()}
+        rounded = {stored: float(coefficient) for stored, coefficient in self._terms.items()}
+        return {stored: coefficient for stored, coefficient in rounded.items() if coefficient}
 
     @property
     def donor(self) -> Stored:
@@ -86,6 +92,15 @@ def _sum(left: _Linear, right: _Linear, sign: int) -> _Terms:
     for stored, coefficient in right._terms.items():
         terms[stored] = terms.get(stored, Fraction(0)) + sign * coefficient
     return terms
+
+
+def _exact(number: Real | float, what: str) -> Fraction:
+    if isinstance(number, Rational):  # its parts may be numpy's, which overflow
+        return Fraction(int(number.numerator), int(number.denominator))
+    value = float(number)
+    if not math.isfinite(value):
+        raise ConfigError(f"{what} {value}: expected a finite number")
+    return Fraction(value)
 
 
 def _refuse(operation: str, why: str) -> NoReturn:
@@ -141,18 +156,15 @@ class TaskVector(_Linear):
     def __mul__(self, scale: object) -> TaskVector:
         if not isinstance(scale, Real):
             _refuse(f"TaskVector * {_describe(scale)}", "a task vector is scaled by a number")
-        value = float(scale)
-        if not math.isfinite(value):
-            raise ConfigError(f"scale {value}: expected a finite number")
-        factor = Fraction(value)
+        factor = _exact(scale, "scale")
         return TaskVector._make({s: c * factor for s, c in self._terms.items()}, self._donor)
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: object) -> TaskVector:
-        if not isinstance(divisor, Real) or float(divisor) == 0:
+        if not isinstance(divisor, Real) or divisor == 0:
             _refuse(f"TaskVector / {_describe(divisor)}", "divide by a number other than 0")
-        factor = Fraction(float(divisor))
+        factor = _exact(divisor, "divisor")
         return TaskVector._make({s: c / factor for s, c in self._terms.items()}, self._donor)
 
 
@@ -225,7 +237,9 @@ class Checkpoint(_Linear):
         """
         models = list(checkpoints)
         factors = (
-            [Fraction(w) for w in weights] if weights is not None else [Fraction(1)] * len(models)
+            [_exact(w, "weight") for w in weights]
+            if weights is not None
+            else [Fraction(1)] * len(models)
         )
         if not models or len(models) != len(factors):
             raise ConfigError(f"average: {len(models)} checkpoints and {len(factors)} weights")
@@ -236,4 +250,6 @@ class Checkpoint(_Linear):
         for model, factor in zip(models, factors, strict=True):
             for stored, coefficient in model._terms.items():
                 terms[stored] = terms.get(stored, Fraction(0)) + coefficient * factor / total
+        if not any(terms.values()):
+            raise ConfigError("average: the weights cancel out: there is nothing to write")
         return Checkpoint._make(terms, (donor or models[0])._donor)
