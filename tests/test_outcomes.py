@@ -11,7 +11,6 @@ import pytest
 from synthetic_study import (
     CONTROLS,
     TRAITS,
-    Effects,
     model_scores,
     synthetic_results,
     synthetic_scores,
@@ -20,7 +19,7 @@ from synthetic_study import (
 from tvmerge.errors import ConfigError, FormatError, MismatchError
 from tvmerge.training.index import ResultIndex
 from tvmerge.training.outcomes import ScoreTable, item_outcomes, primary_outcome
-from tvmerge.training.results import ALL_TRAITS, MeasuredModel, Results, Verdict
+from tvmerge.training.results import ALL_TRAITS, MeasuredModel, Results
 from tvmerge.training.results_file import load_results, save_results
 from tvmerge.training.scales import choose_scale
 from tvmerge.training.scores import ItemScore, ModelScores, load_scores, save_scores
@@ -217,76 +216,6 @@ def test_specificity_is_trait_change_minus_control_change(results: Results) -> N
     assert contrast is not None and contrast.low is not None and contrast.high is not None
     assert contrast.value == pytest.approx(mean(TRAITS) - mean(CONTROLS))
     assert contrast.low < contrast.value < contrast.high
-
-
-def verdicts(results: Results, scope: str, kind: str) -> dict[str | None, Verdict]:
-    return {v.trait: v for v in results.verdicts if v.scope == scope and v.kind == kind}
-
-
-def test_verdicts_name_success_and_failure(results: Results) -> None:
-    contrastive = verdicts(results, "trait", "contrastive")
-    assert [contrastive[trait].code for trait in TRAITS] == ["reduced", "reduced", "did_not_fall"]
-    assert contrastive[TRAITS[2]].headline.startswith("Failed")
-    assert all("[" in verdict.detail for verdict in contrastive.values())
-    plain = verdicts(results, "kind", "plain")[None]
-    assert plain.code == "failed" and "0 of 3" in plain.headline
-    assert results.verdicts[0].scope == "study" and results.verdicts[0].code == "partly"
-    assert results.verdicts[-1].scope == "caveat"
-
-
-class Leaky(Effects):
-    """Every contrastive edit, that of the unrelated vector too, lowers every trait."""
-
-    def margin(self, trait: str) -> float:
-        edited = self.model.role in ("negated", "control") and self.model.kind == "contrastive"
-        return -0.5 if edited else super().margin(trait)
-
-
-class Costly(Effects):
-    def nll_rise(self) -> float:
-        return 0.5 if self.model.role == "negated" else super().nll_rise()
-
-
-class Backfiring(Effects):
-    def margin(self, trait: str) -> float:
-        return 0.5 if self.model.role == "negated" else super().margin(trait)
-
-
-class MovingControls(Effects):
-    def margin(self, trait: str) -> float:
-        fell = -0.2 if trait in CONTROLS and self.model.role == "negated" else 0.0
-        return super().margin(trait) + fell
-
-
-@pytest.mark.parametrize(
-    ("effects", "code"),
-    [
-        (Leaky, "not_specific"),
-        (Costly, "too_costly"),
-        (Backfiring, "wrong_way"),
-        (MovingControls, "side_effects"),
-    ],
-)
-def test_each_way_to_fail_has_its_verdict(effects: type[Effects], code: str) -> None:
-    results = synthetic_results(synthetic_scores(effects=effects), draws=500)
-    assert verdicts(results, "trait", "contrastive")[TRAITS[0]].code == code
-    assert verdicts(results, "kind", "contrastive")[None].code == "failed"
-
-
-def test_a_missing_unrelated_control_leaves_the_verdict_open(
-    scores: dict[str, ModelScores],
-) -> None:
-    without = {model: one for model, one in scores.items() if not model.endswith("unrelated")}
-    results = synthetic_results(without, draws=500)
-    assert verdicts(results, "trait", "contrastive")[TRAITS[0]].code == "untested"
-
-
-def test_flags_name_format_collapse_bias_and_lost_topic(results: Results) -> None:
-    flagged = {(v.kind, v.headline) for v in results.verdicts if v.scope == "flag"}
-    assert ("plain", "Answer format collapsed") in flagged
-    assert ("plain", "The topic went, more than the stance") in flagged
-    assert ("contrastive", "Everything is answered Yes more often") in flagged
-    assert ("contrastive", "Answer format collapsed") not in flagged
 
 
 def test_model_ids_are_read_as_the_study_writes_them() -> None:

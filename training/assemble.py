@@ -199,7 +199,9 @@ def _contrasts(
 def _rivals(
     model: MeasuredModel, models: Sequence[MeasuredModel]
 ) -> Iterator[tuple[ContrastName, str]]:
-    """The control vectors' models of the same kind."""
+    """The control vectors' models of the same kind; the base, if the edit began elsewhere."""
+    if model.reference != "base" and any(other.id == "base" for other in models):
+        yield "from_base", "base"
     for rival in models:
         if rival.kind == model.kind and rival.control is not None:
             yield "beyond_unrelated" if rival.control == "unrelated" else "beyond_random", rival.id
@@ -229,6 +231,8 @@ def _perplexity(table: ScoreTable, model: MeasuredModel) -> PerplexityRow:
     low, high = perplexity.interval()
     ratio = table.perplexity_ratio(model.id, model.reference) if model.reference else None
     ratio_low, ratio_high = ratio.interval() if ratio else (None, None)
+    whole = table.perplexity_ratio(model.id, "base") if "base" in table.scores else None
+    base_low, base_high = whole.interval() if whole else (None, None)
     windows = table.scores[model.id].perplexity.window_tokens
     return PerplexityRow(
         model=model.id,
@@ -240,6 +244,9 @@ def _perplexity(table: ScoreTable, model: MeasuredModel) -> PerplexityRow:
         ratio=ratio.value if ratio else None,
         ratio_low=ratio_low,
         ratio_high=ratio_high,
+        base_ratio=whole.value if whole else None,
+        base_ratio_low=base_low,
+        base_ratio_high=base_high,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvmerge.training.config import Kind
 from tvmerge.training.index import ResultIndex
 from tvmerge.training.results import ALL_TRAITS, Outcome, OutcomeRow, ScaleChoice, Verdict
-from tvmerge.training.wording import OUTCOME_TITLES, number, with_interval
+from tvmerge.training.wording import OUTCOME_TITLES, number, rise, with_interval
 
 MASS_COLLAPSE = 0.5  # a fall of the probability on Yes and No by over half
 BIAS_SHIFT_NATS = 1.0
@@ -18,7 +18,7 @@ def flags(index: ResultIndex) -> list[Verdict]:
     for kind in index.kinds():
         choice = index.choice(kind)
         if choice is not None:
-            checks = (_format_collapse, _bias_shift, _topic_loss, _unconfirmed)
+            checks = (_format_collapse, _bias_shift, _topic_loss, _unconfirmed, _costly_start)
             found += [flag for check in checks if (flag := check(index, choice)) is not None]
     return found
 
@@ -81,6 +81,21 @@ def _unconfirmed(index: ResultIndex, choice: ScaleChoice) -> Verdict | None:
         "The Yes/No questions do not confirm the fall",
         f"{OUTCOME_TITLES[index.results.primary_outcome]} fell, but the AUC of the Yes/No "
         f"questions changed by {_words(auc)}.",
+    )
+
+
+def _costly_start(index: ResultIndex, choice: ScaleChoice) -> Verdict | None:
+    row, limit = index.perplexity(choice.model), index.results.max_perplexity_rise
+    if row is None or row.ratio is None or row.base_ratio is None:
+        return None
+    if row.ratio - 1 > limit or row.base_ratio - 1 <= limit:
+        return None
+    return _flag(
+        choice.kind,
+        "Counted from the base, the cost is beyond the limit",
+        f"Perplexity {rise(row.base_ratio, row.base_ratio_low, row.base_ratio_high)} from the "
+        f"base, of which {rise(row.ratio, row.ratio_low, row.ratio_high)} came with the "
+        "subtraction and the rest with the start model.",
     )
 
 

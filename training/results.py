@@ -33,6 +33,7 @@ VerdictCode = Literal[
     "reduced",
     "side_effects",
     "not_specific",
+    "not_below_base",
     "untested",
     "did_not_fall",
     "too_costly",
@@ -43,7 +44,7 @@ VerdictCode = Literal[
     "flag",
     "note",
 ]
-ContrastName = Literal["specificity", "beyond_unrelated", "beyond_random"]
+ContrastName = Literal["specificity", "beyond_unrelated", "beyond_random", "from_base"]
 Scope = Literal["study", "kind", "trait", "aggregation", "flag", "caveat"]
 
 RESULTS_VERSION: Literal[1] = 1
@@ -121,6 +122,7 @@ class Contrast(Record):
 
     `specificity`: the trait's change minus the mean change of the control traits.
     `beyond_unrelated`, `beyond_random`: the change minus that of the control vector's model.
+    `from_base`: the change counted from the base, where the edit started from another model.
     """
 
     name: ContrastName
@@ -134,7 +136,7 @@ class Contrast(Record):
 
 
 class PerplexityRow(Record):
-    """exp of the mean nll on held-out text, and its ratio to the reference model's."""
+    """exp of the mean nll on held-out text, and its ratio to the reference's and the base's."""
 
     model: str
     value: float
@@ -145,6 +147,9 @@ class PerplexityRow(Record):
     ratio: float | None = None
     ratio_low: float | None = None
     ratio_high: float | None = None
+    base_ratio: float | None = None
+    base_ratio_low: float | None = None
+    base_ratio_high: float | None = None
 
 
 class ScaleCandidate(Record):

@@ -1,7 +1,8 @@
 """Judges one trait under one kind of vectors.
 
-A trait counts as reduced only if its change lies wholly below zero, below that of an unrelated
-vector of the same norm and below that of the control traits, at a perplexity within the limit.
+A trait counts as reduced only if its change lies wholly below zero, below zero from the
+base too, below that of an unrelated vector of the same norm and below that of the control traits,
+at a perplexity within the limit.
 """
 
 from __future__ import annotations
@@ -40,9 +41,11 @@ def _trait_verdict(
     outcome = index.results.primary_outcome
     beyond = index.contrast("beyond_unrelated", choice.model, row.trait, outcome)
     specific = index.contrast("specificity", choice.model, row.trait, outcome)
+    from_base = index.contrast("from_base", choice.model, row.trait, outcome)
     controls = index.row(choice.model, ALL_CONTROLS, outcome)
-    code = _trait_code(row, beyond, specific, controls, perplexity, index)
-    parts = [change_words(row), *rival_words(beyond, specific, controls), cost_words(perplexity)]
+    code = _trait_code(row, beyond, specific, from_base, controls, perplexity, index)
+    rivals = rival_words(beyond, specific, controls)
+    parts = [change_words(row), *base_words(from_base), *rivals, cost_words(perplexity)]
     return Verdict(
         scope="trait",
         code=code,
@@ -57,6 +60,7 @@ def _trait_code(
     row: OutcomeRow,
     beyond: Contrast | None,
     specific: Contrast | None,
+    from_base: Contrast | None,
     controls: OutcomeRow | None,
     perplexity: PerplexityRow,
     index: ResultIndex,
@@ -72,6 +76,8 @@ def _trait_code(
     rivals = [rival for rival in (beyond, specific) if rival is not None]
     if any(rival.high is None or rival.high >= 0 for rival in rivals):
         return "not_specific"
+    if from_base is not None and (from_base.high is None or from_base.high >= 0):
+        return "not_below_base"
     if beyond is None or specific is None:
         return "untested"
     return "side_effects" if _excludes_zero(controls) else "reduced"
@@ -83,6 +89,7 @@ def _headline(code: VerdictCode, perplexity: PerplexityRow) -> str:
         "reduced": "Reduced, and specifically",
         "side_effects": "Reduced, but the control traits moved too",
         "not_specific": "Fell, but not specifically",
+        "not_below_base": "Fell, but not below the base",
         "untested": "Not decided: a control or an interval is missing",
         "did_not_fall": "Failed: did not fall",
         "too_costly": f"Failed: cost too much (perplexity {cost})",
@@ -95,6 +102,13 @@ def change_words(row: OutcomeRow) -> str:
     unit = UNITS.get(row.outcome, "")
     change = with_interval(row.change or 0.0, row.change_low, row.change_high)
     return f"{OUTCOME_TITLES[row.outcome]} {change}{' ' if unit else ''}{unit} from the start model"
+
+
+def base_words(from_base: Contrast | None) -> list[str]:
+    """The change from the base, where the edit started from another model."""
+    if from_base is None:
+        return []
+    return [f"{with_interval(from_base.value, from_base.low, from_base.high)} from the base"]
 
 
 def rival_words(

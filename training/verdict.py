@@ -12,7 +12,13 @@ from tvmerge.training.results import (
     Verdict,
     VerdictCode,
 )
-from tvmerge.training.trait_verdict import change_words, cost_words, rival_words, trait_verdicts
+from tvmerge.training.trait_verdict import (
+    base_words,
+    change_words,
+    cost_words,
+    rival_words,
+    trait_verdicts,
+)
 from tvmerge.training.wording import (
     UNITS,
     interval,
@@ -43,7 +49,8 @@ def judge(results: Results) -> tuple[Verdict, ...]:
 def _kind_verdict(index: ResultIndex, kind: Kind, verdicts: list[Verdict]) -> Verdict:
     choice = index.choice(kind)
     reduced = [verdict for verdict in verdicts if verdict.code in REDUCED]
-    code = _share_code(len(reduced), len(verdicts))
+    beside = [verdict for verdict in verdicts if verdict.code == "side_effects"]
+    code = _kind_code(verdicts)
     words = {"worked": "worked", "partly": "worked in part", "failed": "failed"}[code]
     details = [_pooled_words(index, kind)]
     if choice is not None:
@@ -54,7 +61,7 @@ def _kind_verdict(index: ResultIndex, kind: Kind, verdicts: list[Verdict]) -> Ve
         kind=kind,
         headline=(
             f"{KIND_TITLES[kind]} {words}: {len(reduced)} of {len(verdicts)} traits reduced "
-            "specifically"
+            f"specifically{f', {len(beside)} with side effects on the controls' if beside else ''}"
         ),
         detail=" ".join(details),
     )
@@ -69,10 +76,12 @@ def _pooled_words(index: ResultIndex, kind: Kind) -> str:
         return "The chosen model was not measured on the test items."
     beyond = index.contrast("beyond_unrelated", choice.model, ALL_TRAITS, outcome)
     specific = index.contrast("specificity", choice.model, ALL_TRAITS, outcome)
+    from_base = index.contrast("from_base", choice.model, ALL_TRAITS, outcome)
     controls = index.row(choice.model, ALL_CONTROLS, outcome)
     words = change_words(row)
     parts = [
         words[:1].lower() + words[1:],
+        *base_words(from_base),
         *rival_words(beyond, specific, controls),
         cost_words(perplexity),
     ]
@@ -85,10 +94,13 @@ def _study_verdict(index: ResultIndex, traits: dict[Kind, list[Verdict]]) -> tup
     counts = {kind: sum(v.code in REDUCED for v in found) for kind, found in traits.items()}
     total = max(len(found) for found in traits.values())
     says = [f"{count} of {total} with {kind} vectors" for kind, count in counts.items()]
-    code = _share_code(max(counts.values()), total)
+    codes = {_kind_code(found) for found in traits.values()}
+    code: VerdictCode = min(codes, key=("worked", "partly", "failed").index)
     start = {
         "worked": "Negation reduced the traits",
-        "partly": "Negation reduced some of the traits",
+        "partly": "Negation reduced some traits specifically"
+        if any(counts.values())
+        else "Negation reduced traits only with side effects",
         "failed": "Negation did not reduce any trait specifically",
     }[code]
     return (
@@ -183,12 +195,18 @@ def _caveats(index: ResultIndex) -> Verdict:
         headline="What this does not show",
         detail=(
             f"One seed, one base model, {min(single, default=0)} test items a trait. Intervals "
-            "are 95 % bootstrap intervals over items: they say nothing of other seeds, training "
-            f"data or wordings, and {tested} comparisons stand here without correction. Scales "
-            "were chosen on development items only, but the perplexity limit on the text that is "
-            "also reported."
+            "are 95 % bootstrap intervals over items, a little too narrow for so few: they say "
+            "nothing of other seeds, training data or wordings, and "
+            f"{tested} comparisons stand here without correction. Scales were chosen on "
+            "development items only, but the perplexity limit on the text that is also reported."
         ),
     )
+
+
+def _kind_code(verdicts: list[Verdict]) -> VerdictCode:
+    if any(verdict.code == "side_effects" for verdict in verdicts):
+        return "partly"
+    return _share_code(sum(verdict.code in REDUCED for verdict in verdicts), len(verdicts))
 
 
 def _share_code(count: int, total: int) -> VerdictCode:

@@ -26,10 +26,12 @@ class Judged:
     kind: Kind
     verdict: Verdict
     change: Figure
+    from_base: Figure | None
     beyond_unrelated: Figure
     beyond_controls: Figure
     controls: Figure
     perplexity: str
+    base_perplexity: str
 
 
 def judged_kinds(index: ResultIndex) -> list[Judged]:
@@ -60,18 +62,21 @@ def _judged(index: ResultIndex, verdict: Verdict, trait: str) -> Judged:
     kind = verdict.kind or "plain"
     choice, outcome = index.choice(kind), index.results.primary_outcome
     model = choice.model if choice is not None else ""
+    from_base = index.contrast("from_base", model, trait, outcome)
     cost = index.perplexity(model)
     return Judged(
         kind=kind,
         verdict=verdict,
         change=_change(index.row(model, trait, outcome)),
+        from_base=_contrast(from_base) if from_base is not None else None,
         beyond_unrelated=_contrast(index.contrast("beyond_unrelated", model, trait, outcome)),
         beyond_controls=_contrast(index.contrast("specificity", model, trait, outcome)),
         controls=_change(index.row(model, ALL_CONTROLS, outcome)),
-        perplexity=(
-            rise(cost.ratio, cost.ratio_low, cost.ratio_high)
-            if cost is not None and cost.ratio is not None
-            else DASH
+        perplexity=DASH if cost is None else _rise(cost.ratio, cost.ratio_low, cost.ratio_high),
+        base_perplexity=(
+            DASH
+            if cost is None
+            else _rise(cost.base_ratio, cost.base_ratio_low, cost.base_ratio_high)
         ),
     )
 
@@ -92,3 +97,7 @@ def _figure(value: float, low: float | None, high: float | None) -> Figure:
     said, _, interval = with_interval(value, low, high).partition(" ")
     clear = low is not None and high is not None and (low > 0 or high < 0)
     return Figure(said, interval, clear)
+
+
+def _rise(ratio: float | None, low: float | None, high: float | None) -> str:
+    return DASH if ratio is None else rise(ratio, low, high)

@@ -30,6 +30,7 @@ TONES: dict[VerdictCode, str] = {
     "partly": "mixed",
     "side_effects": "mixed",
     "not_specific": "mixed",
+    "not_below_base": "mixed",
     "untested": "mixed",
     "failed": "bad",
     "did_not_fall": "bad",
