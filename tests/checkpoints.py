@@ -16,9 +16,6 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from tvmerge import Checkpoint, MergeReport
-from tvmerge.merge import RunOptions, save_checkpoint
-
 Tensors = Mapping[str, np.ndarray]
 
 DTYPES: dict[str, np.dtype] = {
@@ -120,10 +117,3 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def save_with(
-    model: Checkpoint, out: Path, options: RunOptions, *, dtype: str | None = None
-) -> MergeReport:
-    """`Checkpoint.save`, with the options that it keeps to itself."""
-    return save_checkpoint(model.coefficients, model.donor, out, dtype=dtype, options=options)

@@ -10,7 +10,7 @@ unrelated: interest_in_science
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -33,6 +33,8 @@ Kind = Literal["plain", "contrastive"]
 Method = Literal["full", "lora"]
 Trainable = Literal["all", "no_embeddings"]
 
+Value = TypeVar("Value")
+ScaleList = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 LEARNING_RATES: dict[str, float] = {"full": 2e-5, "lora": 2e-4}
 STUDY_NAME = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -120,6 +122,30 @@ class Resources(_Section):
     gpus_per_job: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
+class Scales(_Section):
+    """The scales that are tried, for each kind: plain vectors are several times as long.
+
+    A plain list (`scales: [0.5, 1]`) means the same scales for both.
+    """
+
+    plain: ScaleList = (0.1, 0.25, 0.5)
+    contrastive: ScaleList = (0.5, 1.0, 2.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_list_for_both(cls, said: Any) -> Any:
+        return {"plain": said, "contrastive": said} if isinstance(said, list) else said
+
+    @field_validator("plain", "contrastive")
+    @classmethod
+    def _once_each(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        return _distinct(values)
+
+    def of(self, kind: Kind) -> tuple[float, ...]:
+        """The scales of one kind."""
+        return self.plain if kind == "plain" else self.contrastive
+
+
 class StudyConfig(_Section):
     """A whole study. Paths are absolute once `load_study` has read them."""
 
@@ -131,7 +157,7 @@ class StudyConfig(_Section):
     unrelated: str
     prompt: PromptStyle = "plain"
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("plain", "contrastive")
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
+    scales: Scales = Scales()
     items: ItemLimits = ItemLimits()
     train: TrainConfig = TrainConfig()
     perplexity: PerplexityConfig = PerplexityConfig()
@@ -139,12 +165,10 @@ class StudyConfig(_Section):
     resources: Resources = Resources()
     examples: Annotated[tuple[str, ...], Field(max_length=3)] = ()
 
-    @field_validator("kinds", "scales")
+    @field_validator("kinds")
     @classmethod
-    def _once_each(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError(f"expected each value once, found {list(values)}.")
-        return values
+    def _once_each(cls, values: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        return _distinct(values)
 
     @model_validator(mode="after")
     def _each_trait_has_one_role(self) -> StudyConfig:
@@ -156,6 +180,12 @@ class StudyConfig(_Section):
                     "is removed cannot also be a control: remove one of the two."
                 )
         return self
+
+
+def _distinct(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError(f"expected each value once, found {list(values)}.")
+    return values
 
 
 def load_study(path: str | Path) -> StudyConfig:

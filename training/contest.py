@@ -46,7 +46,7 @@ class Contest:
         for kind in config.kinds:
             if kind != "plain":
                 models[f"start.{kind}"] = vectors.start(kind)
-            for scale in config.scales:
+            for scale in config.scales.of(kind):
                 models[f"{kind}.{scale:g}"] = vectors.negated(kind, scale)
                 self.edit_norms[f"{kind}.{scale:g}"] = scale * geometry[kind][1]
         self._measure(models)
@@ -121,4 +121,4 @@ class Contest:
 def planned_measurements(config: StudyConfig) -> int:
     """How many models are measured: base, tuned ones, starts, every scale, controls."""
     single = 1 + len(config.traits) + sum(kind != "plain" for kind in config.kinds)
-    return single + len(config.kinds) * (len(config.scales) + len(CONTROLS))
+    return single + sum(len(config.scales.of(kind)) + len(CONTROLS) for kind in config.kinds)

@@ -13,8 +13,8 @@ from typing import Any
 from tvmerge import _core
 from tvmerge.card import model_card
 from tvmerge.dtype import TORCH_NAMES, parse_dtype
-from tvmerge.errors import ConfigError, MemoryLimitError, NothingChangedError, OutputError
-from tvmerge.output import atomic_folder, check_destination, copy_companions
+from tvmerge.errors import ConfigError, FormatError, MemoryLimitError, NothingChangedError
+from tvmerge.output import atomic_folder, check_destination, copy_companions, storage_errors
 from tvmerge.plan import Plan, plan_checkpoint, plan_vector
 from tvmerge.stored import INDEX_SUFFIX, Stored
 
@@ -103,11 +103,13 @@ def save_checkpoint(
                 "small for the dtype. Compare the inputs with `tvmerge diff`, raise the scale, or "
                 "keep the result in float32 (--dtype F32)"
             )
-        _write_index(plan, folder, stem="model")
-        copy_companions(donor, folder)
-        if dtype is not None:
-            _declare_dtype(folder / "config.json", parse_dtype(dtype))
-        (folder / "README.md").write_text(model_card(target.name, coefficients, donor))
+        with storage_errors(out):
+            _write_index(plan, folder, stem="model")
+            copy_companions(donor, folder)
+            if dtype is not None:
+                _declare_dtype(folder / "config.json", parse_dtype(dtype))
+            card = model_card(target.name, coefficients, donor)
+            (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
     return _report(out, coefficients, plan, changed, different, started)
 
 
@@ -133,19 +135,18 @@ def save_vector(
                 f"{out}: the task vector is zero everywhere: the checkpoints are the same. "
                 "Was the fine-tune saved under another name?"
             )
-        _write_index(plan, folder, stem="vector")
+        with storage_errors(out):
+            _write_index(plan, folder, stem="vector")
     return _report(out, coefficients, plan, changed, different, started)
 
 
 def _run(plan: Plan, folder: Path, options: RunOptions) -> tuple[int, tuple[str, ...]]:
     """Write the files; returns elements changed, and copied tensors that differ in some input."""
     for shard in plan.shards:
-        try:
-            with (folder / shard.name).open("wb") as file:
-                file.write(shard.head)
-                file.truncate(shard.size_bytes)
-        except OSError as error:
-            raise OutputError(f"{folder / shard.name}: cannot write: {error.strerror}") from error
+        path = folder / shard.name
+        with storage_errors(path), path.open("wb") as file:
+            file.write(shard.head)
+            file.truncate(shard.size_bytes)
     told = options.progress
     changed, different = _core.merge(
         [os.fspath(path) for path in plan.inputs],
@@ -182,7 +183,10 @@ def _declare_dtype(config: Path, dtype: str) -> None:
     """Keep a copied config true when the weights' dtype was changed."""
     if not config.is_file():
         return
-    content = json.loads(config.read_bytes())
+    try:
+        content = json.loads(config.read_bytes())
+    except ValueError as error:
+        raise FormatError(f"{config.name}: not JSON ({error}). Correct the base's own") from error
     for key in ("torch_dtype", "dtype"):
         if key in content:
             content[key] = TORCH_NAMES[dtype]

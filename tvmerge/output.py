@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tvmerge.errors import OutputError
+from tvmerge.errors import OutputError, StorageError, TVMergeError
 from tvmerge.stored import Stored
 
 # Weights in any format, their indices, and training state: not part of a merged model.
@@ -89,6 +89,17 @@ def atomic_folder(out: Path, *, size_bytes: int) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def storage_errors(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise StorageError for what the operating system refuses while `place` is written."""
+    try:
+        yield
+    except TVMergeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{place}: cannot write: {error.strerror or error}") from error
+
+
 def copy_companions(donor: Stored, to: Path) -> list[str]:
     """Copy config, tokenizer, code and licence files of the donor's folder, byte for byte.
 
@@ -108,4 +119,7 @@ def copy_companions(donor: Stored, to: Path) -> list[str]:
         return set(shutil.ignore_patterns(*_NOT_COPIED)(folder, names)) | hidden | deep
 
     shutil.copytree(donor.folder, to, ignore=skip, dirs_exist_ok=True)
+    for path in sorted(to.rglob("*"), reverse=True):  # folders that held nothing but weights
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
     return sorted(str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
