@@ -57,7 +57,7 @@ void File::read(void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes
     if (got < 0) fail(path_, "read at byte " + std::to_string(offset_bytes), errno);
     if (got == 0) {
       throw Error(ErrorKind::storage,
-                  path_ + ": ends at byte " + std::to_string(offset_bytes) +
+                  path_ + ": no data at byte " + std::to_string(offset_bytes) +
                       ", expected " + std::to_string(size_bytes) +
                       " bytes more: it became shorter during the run");
     }

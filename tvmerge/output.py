@@ -26,7 +26,12 @@ _NOT_COPIED = (
 
 def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
     """Refuse a destination that is taken, is an input, or lies inside one."""
-    target = out.resolve()
+    try:
+        target = out.resolve()
+        target.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, links in a circle
+        why = error.strerror if isinstance(error, OSError) else error
+        raise OutputError(f"{out}: cannot write there: {why}. Name another folder") from error
     for stored in inputs:
         for place in (stored.source, stored.folder if stored.source.is_dir() else stored.source):
             if target == place or (place.is_dir() and place in target.parents):
