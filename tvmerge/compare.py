@@ -17,6 +17,7 @@ from tvmerge import _core
 from tvmerge.algebra import TaskVector
 from tvmerge.errors import MismatchError
 from tvmerge.merge import RunOptions
+from tvmerge.plan import check_match
 from tvmerge.safetensors import FLOAT_DTYPES
 from tvmerge.stored import Slot, Stored, open_stored
 
@@ -155,9 +156,11 @@ def diff(
 def gram(vectors: Sequence[TaskVector], *, options: RunOptions | None = None) -> list[list[float]]:
     """The inner products <v_i, v_j> of task vectors, computed in one pass over their files.
 
-    Returns a symmetric `len(vectors) x len(vectors)` matrix. Raises MismatchError where a tensor
-    has different shapes.
+    Returns a symmetric `len(vectors) x len(vectors)` matrix. Raises MismatchError where the
+    inputs do not have the same tensors in the same shapes.
     """
+    for vector in vectors:
+        check_match(vector.coefficients, vector.donor)
     inputs: dict[Stored, None] = {s: None for vector in vectors for s in vector.coefficients}
     names: dict[str, list[Stored]] = defaultdict(list)
     for stored in inputs:
@@ -183,7 +186,7 @@ def cosines(products: Sequence[Sequence[float]]) -> list[list[float]]:
     """The cosine matrix of a Gram matrix; NaN where a norm is 0."""
     norms = [math.sqrt(products[i][i]) for i in range(len(products))]
     return [
-        [p / (n * m) if n and m else math.nan for p, m in zip(row, norms, strict=True)]
+        [p / n / m if n and m else math.nan for p, m in zip(row, norms, strict=True)]
         for row, n in zip(products, norms, strict=True)
     ]
 

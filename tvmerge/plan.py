@@ -75,7 +75,7 @@ def plan_checkpoint(
     if all(stored.is_task_vector for stored in terms):
         raise ConfigError("the checkpoints' coefficients cancel out: no weights would be left")
     _refuse_quantised([donor, *terms])
-    _check_match(terms, donor)
+    check_match(terms, donor)
     wanted = parse_dtype(dtype) if dtype is not None else None
     names = _shard_names(donor, stem="model")
     shards = tuple(
@@ -95,7 +95,7 @@ def plan_vector(
     """Plan a stored task vector: every floating-point tensor of the donor, in float32."""
     terms = _donor_first(coefficients, donor)
     _refuse_quantised(list(terms))
-    _check_match(terms, donor)
+    check_match(terms, donor)
     wanted = parse_dtype(dtype or "F32")
     metadata = {"format": "pt", KIND_KEY: TASK_VECTOR}
     shards = []
@@ -137,11 +137,11 @@ def _refuse_quantised(inputs: list[Stored]) -> None:
             )
 
 
-def _check_match(terms: Mapping[Stored, float], donor: Stored) -> None:
+def check_match(terms: Mapping[Stored, float], donor: Stored) -> None:
     """Every checkpoint has the donor's tensors, no others, in the same shapes."""
     problems: list[str] = []
     for stored in terms:
-        if stored is donor:
+        if stored == donor:
             continue
         if stored.is_task_vector and not donor.slots.keys() & stored.slots.keys():
             problems.append(f"{stored.source} and {donor.source} have no tensor in common")
@@ -215,7 +215,7 @@ def _plan_tensor(
     touching = [stored for stored in terms if entry.name in stored.slots]
     untouched = touching == [donor] and terms[donor] == 1 and entry.dtype == own.entry.dtype
     if entry.dtype not in FLOAT_DTYPES or untouched:
-        others = [s.slots[entry.name] for s in touching if s is not donor]
+        others = [s.slots[entry.name] for s in touching if s != donor]
         _copy(plan, known, number, entry, own, others)
         return
     comparable = entry.dtype == own.entry.dtype
