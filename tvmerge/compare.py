@@ -130,12 +130,12 @@ def diff(
     measured = _measure([(list(slots), rows) for _, slots in pairs], options or RunOptions())
     sums = []
     for (name, slots), (gram_of, nonzero) in zip(pairs, measured, strict=True):
-        sums.append(
-            _Sums(
-                name, slots[0].entry.elements, nonzero[2],
-                gram_of[0], gram_of[4], gram_of[1], gram_of[8],
-            )
-        )  # fmt: skip
+        changed, difference = nonzero[2], gram_of[8]
+        # Infinity minus itself is NaN, which would count as a change.
+        if math.isnan(difference) and _same_bytes(*slots):
+            changed, difference = 0, 0.0
+        aa, ab, bb = gram_of[0], gram_of[1], gram_of[4]
+        sums.append(_Sums(name, slots[0].entry.elements, changed, aa, bb, ab, difference))
     layers: dict[str, _Sums] = {}
     total = _Sums("total", 0, 0, 0.0, 0.0, 0.0, 0.0)
     for one in sums:
@@ -167,13 +167,14 @@ def gram(vectors: Sequence[TaskVector], *, options: RunOptions | None = None) ->
         for name, slot in stored.slots.items():
             if slot.entry.dtype in FLOAT_DTYPES:
                 names[name].append(stored)
+    scales = [vector.coefficients for vector in vectors]
     jobs = []
     for name, holders in names.items():
         slots = [stored.slots[name] for stored in holders]
         if len({slot.entry.shape for slot in slots}) > 1:
             shapes = ", ".join(f"{list(s.entry.shape)} in {s.file}" for s in slots)
             raise MismatchError(f"{name}: the inputs do not fit together: {shapes}")
-        rows = [v.coefficients.get(stored, 0.0) for v in vectors for stored in holders]
+        rows = [scale.get(stored, 0.0) for scale in scales for stored in holders]
         jobs.append((slots, rows))
     count = len(vectors)
     total = [0.0] * (count * count)
@@ -209,6 +210,8 @@ def _sort_out(
 
 
 def _same_bytes(a: Slot, b: Slot) -> bool:
+    if a.entry.dtype != b.entry.dtype:
+        return False
     with a.file.open("rb") as left, b.file.open("rb") as right:
         left.seek(a.entry.begin)
         right.seek(b.entry.begin)
