@@ -135,7 +135,10 @@ def test_fine_tuning_teaches_and_contrastive_negation_removes_the_traits(ran: Ra
 def test_every_outcome_has_an_interval_around_it(ran: Ran) -> None:
     rows = [row for row in ran.results.rows if row.low is not None]
     assert len(rows) > 500
-    assert all(row.low <= row.value <= row.high for row in rows if row.high is not None)
+    slack = 1e-12  # a bootstrap of equal numbers differs from them in the last digits
+    for row in rows:
+        assert row.high is not None and row.low is not None
+        assert row.low - slack <= row.value <= row.high + slack
     outcomes = {row.outcome for row in ran.results.rows}
     assert outcomes >= {
         "statement_margin", "statement_auc",

@@ -66,10 +66,12 @@ class Resampler:
     _known: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
 
     def weights(self, key: str, strata: Sequence[int]) -> Array:
-        """(draws, items): how often each item is drawn, every stratum keeping its size.
+        """(draws, items): how often each item is drawn, each stratum for itself.
 
-        `key` names the sample (a trait and part). A stratum of one item has no spread to
-        resample; its weights are NaN, so that no interval comes of it.
+        `key` names the sample (a trait and part). A stratum of n items draws n - 1: drawing n
+        makes the spread of a mean too small by the factor sqrt((n - 1) / n) (Hesterberg,
+        arXiv 1411.5279, section 4.6). A stratum of one item has no spread to resample; its weights
+        are NaN, so that no interval comes of it.
         """
         cached = (key, tuple(strata))
         if cached not in self._known:
@@ -84,7 +86,7 @@ class Resampler:
                 continue
             rng = np.random.default_rng([self.seed, zlib.crc32(key.encode()), int(stratum)])
             share = np.full(len(places), 1 / len(places))
-            weights[:, places] = rng.multinomial(len(places), share, size=self.draws)
+            weights[:, places] = rng.multinomial(len(places) - 1, share, size=self.draws)
         return weights
 
 
@@ -105,4 +107,8 @@ def auc(
     beaten = np.pad(np.cumsum(below_weights[:, order], axis=1), ((0, 0), (1, 0)))
     drawn = (above_weights * (beaten[:, left] + beaten[:, right]) / 2).sum(axis=1)
     pairs = above_weights.sum(axis=1) * below_weights.sum(axis=1)
-    return Estimate(float((left + right).mean() / 2 / len(below)), drawn / pairs, n)
+    value = float((left + right).mean() / 2 / len(below))
+    draws = drawn / pairs
+    # The two answers of one item are drawn together, so that comparisons within an item are drawn
+    # too often; with few items that moves the draws off the value that they are the spread of.
+    return Estimate(value, draws + (value - draws.mean()), n)
