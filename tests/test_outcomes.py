@@ -118,12 +118,23 @@ def test_vectorised_auc_draws_equal_a_loop() -> None:
     resampler = Resampler(draws=20)
     above_weights = resampler.weights("above", [0] * 7)
     below_weights = resampler.weights("below", [0] * 5)
-    drawn = auc(above, below, above_weights, below_weights, n=12).draws
+    estimate = auc(above, below, above_weights, below_weights, n=12)
+    wins = []
     for draw in range(20):
         repeated_above = np.repeat(above, above_weights[draw].astype(int))
         repeated_below = np.repeat(below, below_weights[draw].astype(int))
-        wins = (repeated_above[:, None] > repeated_below[None, :]).mean()
-        assert drawn[draw] == pytest.approx(wins)
+        wins.append((repeated_above[:, None] > repeated_below[None, :]).mean())
+    assert estimate.value == pytest.approx((above[:, None] > below[None, :]).mean())
+    assert estimate.draws == pytest.approx(np.array(wins) - np.mean(wins) + estimate.value)
+
+
+def test_draws_of_an_auc_over_pairs_lie_around_its_value() -> None:
+    rng = np.random.default_rng(1)
+    shows = rng.normal(size=8)
+    lacks = shows - 0.01  # within an item always lower; between items a coin toss
+    weights = Resampler().weights("pairs", [0] * 8)
+    estimate = auc(shows, lacks, weights, weights, n=8)
+    assert estimate.draws.mean() == pytest.approx(estimate.value)
 
 
 def test_paired_changes_are_far_tighter_than_unpaired_ones(
