@@ -14,7 +14,7 @@ demo: $(BASE)/config.json
 
 ## Install and run every test.
 test: $(VENV)/test
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadfile
 
 ## Style, types, layers, C++ lint; changes nothing.
 check: $(VENV)/check
