@@ -112,6 +112,12 @@ def test_bootstrap_interval_agrees_with_the_normal_one() -> None:
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.05)
 
 
+def test_the_spread_of_few_items_is_not_too_narrow() -> None:
+    values = np.random.default_rng(4).normal(size=5)
+    drawn = weighted_mean(values, Resampler(draws=40_000).weights("k", [0] * 5)).draws
+    assert drawn.std() == pytest.approx(values.std(ddof=1) / np.sqrt(5), rel=0.02)
+
+
 def test_vectorised_auc_draws_equal_a_loop() -> None:
     rng = np.random.default_rng(0)
     above, below = rng.normal(size=7), rng.normal(size=5)
@@ -258,6 +264,7 @@ def test_numbers_are_worded_with_true_minus_signs() -> None:
     assert with_interval(0.0, None, None).endswith("(no interval: too few items)")
     assert number(5e-6, tiny=True) == f"5e{minus}06"
     assert number(-0.001, sign=True) == "0.00"
+    assert with_interval(-0.06, -0.13, -0.0004).endswith(f"{minus}0.0004]")
     assert percent(0.015) == "+1.5\N{NO-BREAK SPACE}%"
 
 

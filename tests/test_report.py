@@ -118,6 +118,18 @@ def test_pictures_are_labelled_and_take_their_colours_from_the_page(page: str) -
     assert not re.search(r"(fill|stroke): #(?!ffffff)[0-9a-f]{6}", svgs)
 
 
+def test_a_perplexity_that_explodes_is_drawn_on_a_logarithmic_axis(results: Results) -> None:
+    times = "\N{MULTIPLICATION SIGN}10"
+    assert times not in render_page(results)
+    exploded = tuple(
+        row.model_copy(update={"ratio": 90.0, "ratio_low": 80.0, "ratio_high": 95.0})
+        if row.model == "plain.1.0"
+        else row
+        for row in results.perplexity
+    )
+    assert times in render_page(results.model_copy(update={"perplexity": exploded}))
+
+
 def test_everything_given_by_users_is_escaped(results: Results) -> None:
     traits = tuple(
         trait.model_copy(update=dict.fromkeys(("title", "description", "rationale"), EVIL))

@@ -69,9 +69,9 @@ class Resampler:
         """(draws, items): how often each item is drawn, each stratum for itself.
 
         `key` names the sample (a trait and part). A stratum of n items draws n - 1: drawing n
-        makes the spread of a mean too small by the factor sqrt((n - 1) / n) (Hesterberg,
-        arXiv 1411.5279, section 4.6). A stratum of one item has no spread to resample; its weights
-        are NaN, so that no interval comes of it.
+        makes the spread of a mean too small by sqrt((n - 1) / n) (the narrowness bias: Hesterberg,
+        What Teachers Should Know about the Bootstrap, 2015). A stratum of one item has no spread
+        to resample; its weights are NaN, so that no interval comes of it.
         """
         cached = (key, tuple(strata))
         if cached not in self._known:

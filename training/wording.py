@@ -11,6 +11,7 @@ DASH = "\N{EM DASH}"
 NO_BREAK = "\N{NO-BREAK SPACE}"
 EXACT_BELOW = 0.001
 SMALL = 0.2
+MOST_DIGITS = 5
 
 UNITS: dict[Outcome, str] = {
     "statement_margin": "nats per token",
@@ -59,7 +60,7 @@ def interval(
     """`[0.1, 0.3]` that no line breaks, or words where there is none."""
     if low is None or high is None:
         return "(no interval: too few items)"
-    ends = [number(end, digits=digits, sign=sign, tiny=tiny) for end in (low, high)]
+    ends = [number(end, digits=_telling(end, digits), sign=sign, tiny=tiny) for end in (low, high)]
     return f"[{f',{NO_BREAK}'.join(ends)}]"
 
 
@@ -98,3 +99,10 @@ def listed(names: list[str]) -> str:
     if len(names) < 2:
         return "".join(names)
     return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _telling(end: float, digits: int) -> int:
+    # An end that rounds to zero would hide on which side of it the interval stops.
+    while 0 < abs(end) < 0.5 * 10**-digits and digits < MOST_DIGITS:
+        digits += 1
+    return digits

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from tvmerge.training.config import Kind
 from tvmerge.training.index import ResultIndex
 from tvmerge.training.measured_model import Control
 from tvmerge.training.report.svg import INKS, STYLE, inline_svg
-from tvmerge.training.results import ALL_CONTROLS, ALL_TRAITS, Role
+from tvmerge.training.results import Role
 from tvmerge.training.wording import OUTCOME_TITLES, number
 
 PANEL_INCHES = (3.3, 2.35)
+LARGEST_LINEAR_RATIO = 2.0
 DASHES: dict[Kind, str] = {"plain": "--", "contrastive": "-"}
 MARKERS: dict[Kind, str] = {"plain": "s", "contrastive": "o"}
 CONTROL_MARKERS: dict[Control, str] = {"unrelated": "D", "random": "^"}
@@ -58,13 +60,19 @@ def dose_panels(index: ResultIndex) -> list[Panel]:
     limits = _limits(index, list(changes.values()))
     panels = []
     for place, trait in enumerate(measured):
-        figure = _draw(index, changes[trait.name], limits=limits)
+        figure = _draw(
+            index,
+            changes[trait.name],
+            start=0.0,
+            finish=lambda axes: _finish_change(axes, index, limits),
+        )
         label = _spoken(index, trait.name, changes[trait.name])
         svg = inline_svg(figure, name=f"dose{place}", label=label)
         panels.append(Panel(title=index.title(trait.name), role=trait.role, svg=svg))
     cost = _perplexity_change(index)
-    figure = _draw(index, cost, limits=None, share=index.results.max_perplexity_rise)
-    label = _spoken(index, "perplexity", cost)
+    limit = index.results.max_perplexity_rise
+    figure = _draw(index, cost, start=1.0, finish=lambda axes: _finish_cost(axes, limit))
+    label = _spoken(index, "Perplexity", cost, said="ratio to the start model")
     svg = inline_svg(figure, name="dosecost", label=label)
     return [*panels, Panel(title="Perplexity", role=None, svg=svg)]
 
@@ -84,15 +92,13 @@ def _perplexity_change(index: ResultIndex) -> Change:
         row = index.perplexity(model)
         if row is None or row.ratio is None:
             return None
-        low = None if row.ratio_low is None else 100 * (row.ratio_low - 1)
-        high = None if row.ratio_high is None else 100 * (row.ratio_high - 1)
-        return 100 * (row.ratio - 1), low, high
+        return row.ratio, row.ratio_low, row.ratio_high
 
     return change
 
 
-def _curve(index: ResultIndex, kind: Kind, change: Change) -> list[Point]:
-    points = [Point(0.0, 0.0, 0.0, 0.0)]
+def _curve(index: ResultIndex, kind: Kind, change: Change, *, start: float = 0.0) -> list[Point]:
+    points = [Point(0.0, start, start, start)]
     for model in index.negated(kind):
         found = change(model.id)
         if found is not None:
@@ -112,28 +118,46 @@ def _control_point(
 
 
 def _draw(
-    index: ResultIndex,
-    change: Change,
-    *,
-    limits: tuple[float, float] | None,
-    share: float | None = None,
+    index: ResultIndex, change: Change, *, start: float, finish: Callable[[Axes], None]
 ) -> Figure:
+    """The kinds' curves from `start` at scale 0, their control vectors, and what `finish` adds."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=PANEL_INCHES)
         axes = figure.add_axes((0.135, 0.155, 0.84, 0.745))
-        axes.axhline(0.0, color=INKS["line"], linewidth=0.8)
+        axes.axhline(start, color=INKS["line"], linewidth=0.8)
         for kind in index.kinds():
-            _draw_curve(axes, index, kind, _curve(index, kind, change))
+            _draw_curve(axes, index, kind, _curve(index, kind, change, start=start))
             for control in CONTROL_MARKERS:
                 point = _control_point(index, kind, control, change)
                 if point is not None:
                     _draw_control(axes, kind, control, point)
-        if share is not None:
-            axes.axhline(100 * share, color=INKS["muted"], linewidth=0.8, linestyle=":")
-            axes.annotate("limit", (1.0, 100 * share), xycoords=("axes fraction", "data"),
-                          ha="right", va="bottom", fontsize=8, color=INKS["muted"])  # fmt: skip
-        _finish(axes, index, limits=limits, unit="change, %" if share is not None else None)
+        _finish_scales(axes, index)
+        finish(axes)
     return figure
+
+
+def _finish_change(axes: Axes, index: ResultIndex, limits: tuple[float, float]) -> None:
+    axes.set_ylim(*limits)
+    axes.locator_params(axis="y", nbins=5)
+    _set_title(axes, f"change in {OUTCOME_TITLES[index.results.primary_outcome].lower()}")
+
+
+def _finish_cost(axes: Axes, limit: float) -> None:
+    """Percent while perplexity stays in reach of the limit, a logarithmic axis beyond."""
+    axes.axhline(1 + limit, color=INKS["muted"], linewidth=0.8, linestyle=":")
+    highest = axes.get_ylim()[1]
+    if highest > LARGEST_LINEAR_RATIO:
+        axes.set_yscale("log")
+        axes.set_ylim(0.9, highest)
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0), numticks=8))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda ratio, _: f"\N{MULTIPLICATION SIGN}{ratio:g}")
+    else:
+        axes.locator_params(axis="y", nbins=5)
+        axes.yaxis.set_major_formatter(lambda ratio, _: number(100 * (ratio - 1), digits=0))
+    _set_title(axes, "change, %" if highest <= LARGEST_LINEAR_RATIO else "times the start model's")
+    axes.annotate("limit", (1.0, 1 + limit), xycoords=("axes fraction", "data"),
+                  ha="right", va="bottom", fontsize=8, color=INKS["muted"])  # fmt: skip
 
 
 def _draw_curve(axes: Axes, index: ResultIndex, kind: Kind, points: Sequence[Point]) -> None:
@@ -180,22 +204,19 @@ def _draw_control(axes: Axes, kind: Kind, control: Control, point: Point) -> Non
     )
 
 
-def _finish(
-    axes: Axes, index: ResultIndex, *, limits: tuple[float, float] | None, unit: str | None
-) -> None:
+def _finish_scales(axes: Axes, index: ResultIndex) -> None:
     scales = sorted({model.scale or 0.0 for kind in index.kinds() for model in index.negated(kind)})
     widest = _widest(index)
     axes.set_xlim(-0.03 * widest, 1.12 * widest)
     axes.set_xticks([0.0, *scales], labels=["0", *(f"{scale:g}" for scale in scales)])
     axes.set_xlabel("scale", loc="right", labelpad=1)
-    if limits is not None:
-        axes.set_ylim(*limits)
-    title = unit or f"change in {OUTCOME_TITLES[index.results.primary_outcome].lower()}"
-    axes.set_title(title, loc="left", fontsize=8.5, color=INKS["muted"], pad=6, x=-0.135)
     axes.tick_params(length=2.5, width=0.8)
-    axes.locator_params(axis="y", nbins=5)
     axes.yaxis.grid(visible=True, color=INKS["line"], linewidth=0.5, alpha=0.6)
     axes.set_axisbelow(True)
+
+
+def _set_title(axes: Axes, text: str) -> None:
+    axes.set_title(text, loc="left", fontsize=8.5, color=INKS["muted"], pad=6, x=-0.135)
 
 
 def _limits(index: ResultIndex, changes: Sequence[Change]) -> tuple[float, float]:
@@ -219,11 +240,12 @@ def _widest(index: ResultIndex) -> float:
     )
 
 
-def _spoken(index: ResultIndex, name: str, change: Change) -> str:
-    title = index.title(name) if name not in (ALL_TRAITS, ALL_CONTROLS) else name
-    said = [
-        f"{kind} vectors at scale {point.scale:g}: {number(point.value, sign=True)}"
+def _spoken(
+    index: ResultIndex, name: str, change: Change, *, said: str = "change from the start model"
+) -> str:
+    points = [
+        f"{kind} vectors at scale {point.scale:g}: {number(point.value)}"
         for kind in index.kinds()
         for point in _curve(index, kind, change)[1:]
     ]
-    return f"{title}, change from the start model. {'; '.join(said)}."
+    return f"{index.title(name)}, {said}. {'; '.join(points)}."
