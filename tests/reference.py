@@ -2,7 +2,7 @@
 
 Rounding to 16- and 8-bit formats looks the value up among all codes of the format. A cast by
 `ml_dtypes` would round twice: float64 goes through float32 there, and 1 + 2**-8 + 2**-40 comes out
-of `astype(bfloat16)` as 1.0 (test_numbers.py says so).
+of `astype(bfloat16)` as 1.0 (test_rounding.py says so).
 """
 
 from __future__ import annotations

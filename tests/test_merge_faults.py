@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,6 +105,7 @@ def test_a_file_is_not_replaced(merged: Checkpoint, tmp_path: Path) -> None:
 def test_names_that_cannot_be_are_refused(merged: Checkpoint, tmp_path: Path) -> None:
     fails(merged, tmp_path / ("n" * 300), OutputError, "File name too long")
     fails(merged, tmp_path / "a\0b", OutputError, "cannot write there")
+    fails(merged, tmp_path / os.fsdecode(b"\xff"), OutputError, "cannot write there: 'utf-8'")
 
 
 def test_an_empty_folder_is_taken(merged: Checkpoint, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,12 @@ def test_a_path_that_is_not_there_is_refused_with_what_to_do(tmp_path: Path) -> 
     (tmp_path / "circle").symlink_to("circle")
     refused(tmp_path / "circle", "no such file or folder")
     refused(tmp_path / "a\0b", "no such file or folder")
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / os.fsdecode(b"\xff"), TENSORS)
+    with pytest.raises(FormatError, match=r"the name is not UTF-8\. Rename it"):
+        open_stored(folder)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
     try:
         target = out.resolve()
         target.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, links in a circle
+        os.fspath(target).encode()
+    # Too long, a NUL, not UTF-8, links in a circle.
+    except (OSError, ValueError, RuntimeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise OutputError(f"{out}: cannot write there: {why}. Name another folder") from error
     for stored in inputs:

@@ -93,6 +93,10 @@ def open_stored(path: str | os.PathLike[str]) -> Stored:
             "file or an index; a model of the Hugging Face hub must be downloaded first "
             f"(hf download {path})"
         ) from error
+    try:
+        os.fspath(source).encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"{os.fspath(source)!a}: the name is not UTF-8. Rename it") from error
     if source.is_dir():
         return _open_folder(source)
     if source.name.endswith(INDEX_SUFFIX):
