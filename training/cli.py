@@ -63,13 +63,14 @@ def report(out: Path) -> None:
 
 @contextlib.contextmanager
 def _listening(steps: int, *, quiet: bool) -> Iterator[Listener]:
-    """Progress on stderr: a bar for each running job, one for the whole with what is left."""
+    """Progress on stderr with what is left: bars in a terminal, a line now and then elsewhere."""
     if quiet:
         yield Listener()
         return
     from rich.console import Console
 
-    from tvmerge.training.progress import StudyBars
+    from tvmerge.training.progress import StudyBars, StudyLines
 
-    with StudyBars(Console(stderr=True), steps=steps) as bars:
-        yield Listener(on_job=bars.on_job, on_measured=bars.on_measured, on_plan=bars.on_plan)
+    console = Console(stderr=True)
+    with (StudyBars if console.is_terminal else StudyLines)(console, steps=steps) as shown:
+        yield Listener(on_job=shown.on_job, on_measured=shown.on_measured, on_plan=shown.on_plan)

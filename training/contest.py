@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tvmerge import Checkpoint, TaskVector
@@ -92,13 +92,18 @@ class Contest:
             partial.rename(drawn)
         return TaskVector(drawn)
 
+    def _settings_for(self, model_id: str) -> MeasureSettings:
+        # Speaking takes as long as scoring hundreds of answers: only what may be shown speaks.
+        silent = model_id.startswith("tuned.") or model_id.endswith(CONTROLS)
+        return replace(self.settings, examples=()) if silent else self.settings
+
     def _measure(self, models: Mapping[str, Checkpoint]) -> None:
         tasks = [
             MeasureTask(
                 model_id=model_id,
                 model=model,
                 base_key=self.base_key,
-                settings=self.settings,
+                settings=self._settings_for(model_id),
                 scores_folder=self.out / "scores",
                 scratch=self.out / "scratch",
             )

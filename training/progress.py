@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -78,3 +79,54 @@ class StudyBars:
     def _update_whole(self, note: str) -> None:
         done = sum(self._job_steps.values()) + self._measured * STEPS_PER_MEASUREMENT
         self._bars.update(self._whole, completed=done, note=note)
+
+
+class StudyLines:
+    """The same news as lines, for logs: one for every finished fine-tune and measurement."""
+
+    def __init__(self, console: Console, *, steps: int) -> None:
+        self._console = console
+        self._steps = steps
+        self._job_steps: dict[str, int] = {}
+        self._measured = 0
+        self._total = 0
+        self._done_before: int | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> StudyLines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Nothing is held."""
+
+    def on_plan(self, jobs: int, measurements: int) -> None:
+        """The size of the whole study is known."""
+        self._total = jobs * self._steps + measurements * STEPS_PER_MEASUREMENT
+
+    def on_job(self, progress: JobProgress) -> None:
+        """A fine-tune has moved."""
+        self._job_steps[progress.name] = progress.step
+        if progress.state == "running" and self._done_before is None:
+            self._done_before = self._done()  # what an earlier run did says nothing of the speed
+        if progress.state == "finished":
+            self._say(f"fine-tuned {progress.name}")
+
+    def on_measured(self, done: int, total: int) -> None:
+        """A model was measured."""
+        self._measured = done
+        self._say(f"measured {done} of {total} models")
+
+    def _done(self) -> int:
+        return sum(self._job_steps.values()) + self._measured * STEPS_PER_MEASUREMENT
+
+    def _say(self, what: str) -> None:
+        elapsed = time.monotonic() - self._started
+        done = self._done() - (self._done_before or 0)
+        left = elapsed / done * (self._total - self._done()) if done and self._total else 0.0
+        about = f", about {left / 60:.0f} min left" if left >= 30 else ""
+        self._console.print(f"{elapsed:5.0f} s  {what}{about}", highlight=False)
