@@ -123,7 +123,8 @@ class Resources(_Section):
 
 
 class Scales(_Section):
-    """The scales that are tried, for each kind: plain vectors are several times as long.
+    """The scales that are tried, for each kind: plain vectors share what both poles teach, which adds
+    up over the traits and costs more.
 
     A plain list (`scales: [0.5, 1]`) means the same scales for both.
     """
