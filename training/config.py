@@ -123,9 +123,9 @@ class Resources(_Section):
 
 
 class Scales(_Section):
-    """The scales that are tried, for each kind: plain vectors share what both poles teach, which adds
-    up over the traits and costs more.
+    """The scales that are tried, for each kind.
 
+    Plain vectors share what both poles teach; that adds up over the traits and costs more.
     A plain list (`scales: [0.5, 1]`) means the same scales for both.
     """
 
