@@ -26,7 +26,9 @@ SETTINGS = TrainConfig(steps=30, batch_size=2, learning_rate=1e-3, checkpoint_ev
 
 # What a study's process does, in a terminal of its own.
 STUDY = """
-import os, sys, time
+import os, signal, sys, time
+# A test run in the background starts with interrupts ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from tvmerge.training.cluster import Cluster
 
