@@ -41,8 +41,9 @@ void raise_in_python(std::exception_ptr pointer) {
   }
 }
 
-// Takes the GIL to let signals (Ctrl-C) through and to tell the caller's callback.
-std::function<void(std::uint64_t)> with_signals(const py::object& callback) {
+// Takes the GIL to let signals (Ctrl-C) through and to tell the caller's callback, which
+// is borrowed: it must outlive the run.
+std::function<void(std::uint64_t)> with_signals(py::handle callback) {
   return [callback](std::uint64_t bytes) {
     const py::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
