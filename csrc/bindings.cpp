@@ -23,8 +23,6 @@ const char* python_name(ErrorKind kind) {
       return "StorageError";
     case ErrorKind::memory:
       return "MemoryLimitError";
-    case ErrorKind::output:
-      return "OutputError";
   }
   return "TVMergeError";
 }

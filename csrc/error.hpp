@@ -8,7 +8,7 @@
 
 namespace tvmerge {
 
-enum class ErrorKind : std::uint8_t { config, storage, memory, output };
+enum class ErrorKind : std::uint8_t { config, storage, memory };
 
 class Error : public std::runtime_error {
  public:
