@@ -55,6 +55,47 @@ Options make_options(unsigned threads, std::uint64_t slice_bytes,
   return {threads, slice_bytes, buffer_bytes, std::move(isa), with_signals(progress)};
 }
 
+// A path, (address, size in bytes) of writable memory, or None.
+std::vector<Place> make_places(const py::sequence& outputs) {
+  std::vector<Place> places;
+  for (const py::handle output : outputs) {
+    if (output.is_none()) {
+      places.emplace_back(Nowhere{});
+    } else if (py::isinstance<py::str>(output)) {
+      places.emplace_back(output.cast<std::string>());
+    } else {
+      const auto [address, size_bytes] =
+          output.cast<std::pair<std::uintptr_t, std::uint64_t>>();
+      // The one place where a number becomes memory: the caller vouches for it.
+      // NOLINTNEXTLINE(performance-no-int-to-ptr)
+      places.emplace_back(Memory{reinterpret_cast<unsigned char*>(address), size_bytes});
+    }
+  }
+  return places;
+}
+
+py::list edits(const MergeResult& result) {
+  py::list jobs;
+  for (const std::vector<Edit>& job : result.edits) {
+    py::list outputs;
+    for (const Edit& edit : job) {
+      outputs.append(py::make_tuple(edit.changed, edit.intended, edit.lost,
+                                    edit.intended_sq, edit.realised_sq, edit.dot));
+    }
+    jobs.append(outputs);
+  }
+  return jobs;
+}
+
+py::list states(const std::vector<DigestLanes>& digests) {
+  py::list states;
+  for (const DigestLanes& lanes : digests) {
+    states.append(
+        py::bytes(reinterpret_cast<const char*>(lanes.data()), sizeof(DigestLanes)));
+  }
+  return states;
+}
+
 }  // namespace
 }  // namespace tvmerge
 
@@ -65,33 +106,39 @@ PYBIND11_MODULE(_core, module) {
 
   py::class_<Source>(module, "Source")
       .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,
-                       const std::string& dtype, double coefficient) {
-             return Source{file, offset_bytes, parse_dtype(dtype), coefficient};
+                       const std::string& dtype, bool digested) {
+             return Source{file, offset_bytes, parse_dtype(dtype), digested};
            }),
            py::arg("file"), py::arg("offset_bytes"), py::arg("dtype"),
-           py::arg("coefficient"));
+           py::arg("digested") = false);
+
+  py::class_<Output>(module, "Output")
+      .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,
+                       const std::string& dtype, std::int32_t reference,
+                       std::vector<double> coefficients) {
+             return Output{file, offset_bytes, parse_dtype(dtype), reference,
+                           std::move(coefficients)};
+           }),
+           py::kw_only(), py::arg("file"), py::arg("offset_bytes"), py::arg("dtype"),
+           py::arg("reference"), py::arg("coefficients"));
 
   py::class_<CombineJob>(module, "CombineJob")
       .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
-                       std::uint32_t out_file, std::uint64_t out_offset_bytes,
-                       const std::string& out_dtype, std::int32_t reference) {
-             return CombineJob{
-                 std::move(sources),     elements, out_file, out_offset_bytes,
-                 parse_dtype(out_dtype), reference};
+                       std::vector<Output> outputs) {
+             return CombineJob{std::move(sources), elements, std::move(outputs)};
            }),
-           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("out_file"),
-           py::arg("out_offset_bytes"), py::arg("out_dtype"), py::arg("reference"));
+           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("outputs"));
 
   py::class_<CopyJob>(module, "CopyJob")
       .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,
-                       std::uint64_t size_bytes, std::uint32_t out_file,
-                       std::uint64_t out_offset_bytes,
-                       std::vector<std::pair<std::uint32_t, std::uint64_t>> same_as) {
-             return CopyJob{file,     offset_bytes,     size_bytes,
-                            out_file, out_offset_bytes, std::move(same_as)};
+                       std::uint64_t size_bytes, bool digested,
+                       std::vector<std::pair<std::uint32_t, std::uint64_t>> targets,
+                       std::vector<Source> same_as) {
+             return CopyJob{file,     offset_bytes,       size_bytes,
+                            digested, std::move(targets), std::move(same_as)};
            }),
            py::kw_only(), py::arg("file"), py::arg("offset_bytes"), py::arg("size_bytes"),
-           py::arg("out_file"), py::arg("out_offset_bytes"), py::arg("same_as"));
+           py::arg("digested"), py::arg("targets"), py::arg("same_as"));
 
   py::class_<MeasureJob>(module, "MeasureJob")
       .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
@@ -100,20 +147,27 @@ PYBIND11_MODULE(_core, module) {
            }),
            py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("rows"));
 
+  py::class_<MergeResult>(module, "MergeResult")
+      .def_property_readonly("edits", [](const MergeResult& self) { return edits(self); })
+      .def_readonly("different", &MergeResult::different)
+      .def_property_readonly(
+          "input_digests",
+          [](const MergeResult& self) { return states(self.input_digests); })
+      .def_property_readonly("output_digests", [](const MergeResult& self) {
+        return states(self.output_digests);
+      });
+
   module.def(
       "merge",
-      [](const std::vector<std::string>& inputs, const std::vector<std::string>& outputs,
+      [](const std::vector<std::string>& inputs, const py::sequence& outputs,
          const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
          unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
          const std::string& isa, const py::object& progress) {
         const Options options =
             make_options(threads, slice_bytes, buffer_bytes, isa, progress);
-        MergeCounts counts;
-        {
-          const py::gil_scoped_release release;
-          counts = merge(inputs, outputs, combines, copies, options);
-        }
-        return py::make_tuple(counts.changed, counts.different);
+        const std::vector<Place> places = make_places(outputs);
+        const py::gil_scoped_release release;
+        return merge(inputs, places, combines, copies, options);
       },
       py::arg("inputs"), py::arg("outputs"), py::arg("combines"), py::arg("copies"),
       py::kw_only(), py::arg("threads"), py::arg("slice_bytes"), py::arg("buffer_bytes"),

@@ -7,7 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "digest.hpp"
+#include "edit.hpp"
 #include "job.hpp"
+#include "sink.hpp"
 
 namespace tvmerge {
 
@@ -25,17 +28,20 @@ struct Options {
   std::function<void(std::uint64_t)> progress;
 };
 
-struct MergeCounts {
-  std::vector<std::uint64_t>
-      changed;  // per combine job: elements that differ from reference
-  std::vector<std::uint64_t>
-      different;  // per copy job: bytes that differ from a same_as range
+struct MergeResult {
+  // Per combine job and output; all 0 where it has no reference.
+  std::vector<std::vector<Edit>> edits;
+  // Per copy job: bytes that differ from a same_as range.
+  std::vector<std::uint64_t> different;
+  // Per file: of the ranges marked `digested`, and of all that was written.
+  std::vector<DigestLanes> input_digests, output_digests;
 };
 
-// Runs the jobs over files that exist already with their full size. The output does not
-// depend on the number of threads, on slice_bytes or on the instruction set.
-MergeCounts merge(const std::vector<std::string>& inputs,
-                  const std::vector<std::string>& outputs,
+// Runs the jobs over files that exist already with their full size. Neither the output
+// nor the result depends on the number of threads, on slice_bytes or on the instruction
+// set.
+MergeResult merge(const std::vector<std::string>& inputs,
+                  const std::vector<Place>& outputs,
                   const std::vector<CombineJob>& combines,
                   const std::vector<CopyJob>& copies, const Options& options);
 

@@ -9,38 +9,46 @@
 
 namespace tvmerge {
 
-// A range of an input file that holds one tensor.
+// A range of an input file that holds one tensor, or a part of one.
 struct Source {
   std::uint32_t file;
   std::uint64_t offset_bytes;
   Dtype dtype;
-  double coefficient;
+  // Whether its bytes count in the digest of its file: a range that several jobs read
+  // counts once.
+  bool digested;
 };
 
 constexpr std::int32_t kNoReference = -1;
 constexpr std::int32_t kZero = -2;
 
-// A source with coefficient 0 is no term of the sum; only the last may be one, as a
-// reference.
+// One weighted sum of a job's sources.
+struct Output {
+  std::uint32_t file;
+  std::uint64_t offset_bytes;
+  Dtype dtype;
+  // What the sum is compared with, element by element: the source with this number, or
+  // kNoReference, or kZero.
+  std::int32_t reference;
+  std::vector<double> coefficients;  // one per source; 0: the source is no term
+};
+
+// Reads its sources once and writes every output.
 struct CombineJob {
   std::vector<Source> sources;
   std::uint64_t elements;
-  std::uint32_t out_file;
-  std::uint64_t out_offset_bytes;
-  Dtype out_dtype;
-  // What the output is compared with, element by element, to count what changed: the
-  // bytes of the source with this number, or kNoReference, or kZero.
-  std::int32_t reference;
+  std::vector<Output> outputs;
 };
 
-// Copies a range, and compares it with ranges that should hold the same bytes.
+// Copies a range to any number of places (none: it is only read), and compares it with
+// ranges that should hold the same bytes.
 struct CopyJob {
   std::uint32_t file;
   std::uint64_t offset_bytes;
   std::uint64_t size_bytes;
-  std::uint32_t out_file;
-  std::uint64_t out_offset_bytes;
-  std::vector<std::pair<std::uint32_t, std::uint64_t>> same_as;  // (file, offset)
+  bool digested;
+  std::vector<std::pair<std::uint32_t, std::uint64_t>> targets;  // (output file, offset)
+  std::vector<Source> same_as;
 };
 
 // Inner products of linear combinations of one tensor's sources (coefficients are in the

@@ -10,7 +10,11 @@ namespace {
 
 std::vector<const Kernels*> usable() {
   std::vector<const Kernels*> found;
-#ifdef TVMERGE_HAVE_AVX2
+#ifdef TVMERGE_X86
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    found.push_back(&avx512_kernels());
+  }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     found.push_back(&avx2_kernels());
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dtype.hpp"
+#include "edit.hpp"
 
 namespace tvmerge {
 
@@ -16,6 +17,9 @@ struct Term {
   Dtype dtype;
   double coefficient;
 };
+
+// Elements of which one Edit is summed; every slice but a tensor's last is whole tiles.
+constexpr std::size_t kTileElements = 1024;
 
 // out[i] = round(sum_k coefficient_k * x_k[i]), by fma in the order of the terms, rounded
 // once; no terms give 0. Accumulates in float32 where the output has at most 16 bits,
@@ -27,6 +31,10 @@ struct CombineSlice {
   void* out;
   Dtype out_dtype;
   std::size_t count;
+  // What the sum is compared with, and one Edit per tile to say how; null: not compared.
+  Edit* edits;
+  const void* reference;  // null: zero
+  Dtype reference_dtype;
 };
 
 // Reductions over rows y_r = sum_k rows[r * term_count + k] * x_k, accumulated in
@@ -46,12 +54,11 @@ struct Kernels {
   const char* isa;
   void (*combine)(const CombineSlice&);
   void (*measure)(const MeasureSlice&);
-  // How many elements of `element_size` bytes differ between a and b.
-  std::size_t (*count_different)(const void* a, const void* b, std::size_t count,
-                                 std::size_t element_size);
-  // How many elements of `element_size` bytes have any bit set.
-  std::size_t (*count_nonzero)(const void* data, std::size_t count,
-                               std::size_t element_size);
+  // How many bytes differ between a and b.
+  std::size_t (*count_different)(const void* a, const void* b, std::size_t size_bytes);
+  // Adds bytes that stand at `position` of their file to its digest (digest.hpp).
+  void (*digest)(const void* data, std::size_t size_bytes, std::uint64_t position,
+                 std::uint64_t* lanes);
 };
 
 // Whether `combine` accumulates these dtypes in float64.
@@ -66,8 +73,9 @@ std::vector<std::string> available_isas();
 const Kernels& kernels_for(const std::string& isa);
 
 const Kernels& generic_kernels();
-#ifdef TVMERGE_HAVE_AVX2
+#ifdef TVMERGE_X86
 const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
 #endif
 
 }  // namespace tvmerge

@@ -1,7 +1,32 @@
-// Plain C++: runs everywhere; where the processor has no fma, the C library's exact one
-// is used.
+// Plain C++: runs everywhere.
+#include <cstdint>
+#include <cstring>
+
+#include "digest.hpp"
+
 #define TVMERGE_ISA generic
 #define TVMERGE_ISA_NAME "generic"
+#define TVMERGE_DIGEST_STRIPES digest_stripes
+
+namespace tvmerge::generic {
+namespace {
+
+// Whole stripes; see digest.hpp.
+inline void digest_stripes(const unsigned char* data, std::size_t stripes,
+                           std::uint64_t position, std::uint64_t* lanes) {
+  for (std::size_t s = 0; s < stripes; ++s, position += kStripeBytes) {
+    std::uint64_t words[kDigestLanes];
+    std::memcpy(words, data + s * kStripeBytes, kStripeBytes);
+    for (std::size_t j = 0; j < kDigestLanes; ++j) {
+      const std::uint64_t mixed = words[j] ^ (kDigestKeys[j] + position * kDigestStep);
+      lanes[j] += (mixed & 0xffffffffu) * (mixed >> 32) + words[j ^ 1];
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tvmerge::generic
+
 #include "kernels_body.hpp"
 
 namespace tvmerge {

@@ -3,18 +3,24 @@
 from collections.abc import Callable, Sequence
 
 class Source:
-    def __init__(self, file: int, offset_bytes: int, dtype: str, coefficient: float) -> None: ...
+    def __init__(
+        self, file: int, offset_bytes: int, dtype: str, digested: bool = ...
+    ) -> None: ...
 
-class CombineJob:
+class Output:
     def __init__(
         self,
         *,
-        sources: Sequence[Source],
-        elements: int,
-        out_file: int,
-        out_offset_bytes: int,
-        out_dtype: str,
+        file: int,
+        offset_bytes: int,
+        dtype: str,
         reference: int,
+        coefficients: Sequence[float],
+    ) -> None: ...
+
+class CombineJob:
+    def __init__(
+        self, *, sources: Sequence[Source], elements: int, outputs: Sequence[Output]
     ) -> None: ...
 
 class CopyJob:
@@ -24,9 +30,9 @@ class CopyJob:
         file: int,
         offset_bytes: int,
         size_bytes: int,
-        out_file: int,
-        out_offset_bytes: int,
-        same_as: Sequence[tuple[int, int]],
+        digested: bool,
+        targets: Sequence[tuple[int, int]],
+        same_as: Sequence[Source],
     ) -> None: ...
 
 class MeasureJob:
@@ -34,9 +40,19 @@ class MeasureJob:
         self, *, sources: Sequence[Source], elements: int, rows: Sequence[float]
     ) -> None: ...
 
+class MergeResult:
+    @property
+    def edits(self) -> list[list[tuple[int, int, int, float, float, float]]]: ...
+    @property
+    def different(self) -> list[int]: ...
+    @property
+    def input_digests(self) -> list[bytes]: ...
+    @property
+    def output_digests(self) -> list[bytes]: ...
+
 def merge(
     inputs: Sequence[str],
-    outputs: Sequence[str],
+    outputs: Sequence[str | tuple[int, int] | None],
     combines: Sequence[CombineJob],
     copies: Sequence[CopyJob],
     *,
@@ -45,7 +61,7 @@ def merge(
     buffer_bytes: int,
     isa: str = ...,
     progress: Callable[[int], None] | None = ...,
-) -> tuple[list[int], list[int]]: ...
+) -> MergeResult: ...
 def measure(
     inputs: Sequence[str],
     jobs: Sequence[MeasureJob],

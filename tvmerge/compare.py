@@ -232,7 +232,7 @@ def _measure(
     for slots, rows in jobs:
         sources = [
             _core.Source(
-                files.setdefault(slot.file, len(files)), slot.entry.begin, slot.entry.dtype, 1.0
+                files.setdefault(slot.file, len(files)), slot.entry.begin, slot.entry.dtype
             )
             for slot in slots
         ]
