@@ -1,11 +1,13 @@
-// Compiled with -mavx2 -mfma; chosen at run time where the processor has both.
+// Compiled with -mavx2 -mfma -mf16c; chosen at run time where the processor has them.
 #include <immintrin.h>
 
 #include "digest.hpp"
+#include "ops.hpp"
 
 #define TVMERGE_ISA avx2
 #define TVMERGE_ISA_NAME "avx2"
-#define TVMERGE_DIGEST_STRIPES digest_stripes
+#define TVMERGE_VECTOR_BYTES 32
+#define TVMERGE_HALF
 
 namespace tvmerge::avx2 {
 namespace {
@@ -41,6 +43,32 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
   }
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), low_sum);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 4), high_sum);
+}
+
+// float16 to float32, exact.
+inline void widen_half(const std::uint16_t* from, std::size_t count, float* to) {
+  std::size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(half));
+  }
+  for (; i < count; ++i) to[i] = ops::Element<Dtype::f16>::decode(from[i]);
+}
+
+// float32 to float16, to nearest even, NaN in its one form.
+inline void narrow_half(const float* from, std::size_t count, std::uint16_t* to) {
+  std::size_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256 value = _mm256_loadu_ps(from + i);
+    const __m128i half = _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
+    const __m128i nan_half =
+        _mm_packs_epi32(_mm256_castsi256_si128(nan), _mm256_extracti128_si256(nan, 1));
+    const __m128i canonical =
+        _mm_blendv_epi8(half, _mm_set1_epi16(0x7e00), nan_half);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), canonical);
+  }
+  for (; i < count; ++i) to[i] = ops::Element<Dtype::f16>::encode(from[i]);
 }
 
 }  // namespace

@@ -2,10 +2,12 @@
 #include <immintrin.h>
 
 #include "digest.hpp"
+#include "ops.hpp"
 
 #define TVMERGE_ISA avx512
 #define TVMERGE_ISA_NAME "avx512"
-#define TVMERGE_DIGEST_STRIPES digest_stripes
+#define TVMERGE_VECTOR_BYTES 64
+#define TVMERGE_HALF
 
 namespace tvmerge::avx512 {
 namespace {
@@ -28,6 +30,30 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
     key = _mm512_add_epi64(key, step);
   }
   _mm512_storeu_si512(lanes, sum);
+}
+
+// float16 to float32, exact.
+inline void widen_half(const std::uint16_t* from, std::size_t count, float* to) {
+  std::size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+    _mm512_storeu_ps(to + i, _mm512_cvtph_ps(half));
+  }
+  for (; i < count; ++i) to[i] = ops::Element<Dtype::f16>::decode(from[i]);
+}
+
+// float32 to float16, to nearest even, NaN in its one form.
+inline void narrow_half(const float* from, std::size_t count, std::uint16_t* to) {
+  std::size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    const __m512 value = _mm512_loadu_ps(from + i);
+    const __m256i half = _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT);
+    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+    const __m256i canonical =
+        _mm256_mask_blend_epi16(nan, half, _mm256_set1_epi16(0x7e00));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), canonical);
+  }
+  for (; i < count; ++i) to[i] = ops::Element<Dtype::f16>::encode(from[i]);
 }
 
 }  // namespace

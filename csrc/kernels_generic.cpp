@@ -6,7 +6,7 @@
 
 #define TVMERGE_ISA generic
 #define TVMERGE_ISA_NAME "generic"
-#define TVMERGE_DIGEST_STRIPES digest_stripes
+#define TVMERGE_VECTOR_BYTES 16
 
 namespace tvmerge::generic {
 namespace {

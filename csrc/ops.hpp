@@ -125,6 +125,12 @@ struct Element<Dtype::f32> {
   }
 };
 
+// Codes that have been turned to float32 already.
+struct Wide {
+  using Bits = float;
+  TVMERGE_FN float decode(float value) { return value; }
+};
+
 template <>
 struct Element<Dtype::bf16> {
   using Bits = std::uint16_t;
