@@ -193,5 +193,7 @@ PYBIND11_MODULE(_core, module) {
       py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
       py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("progress") = py::none());
 
+  module.def("allocate", &File::allocate, py::arg("path"), py::arg("size_bytes"),
+             py::call_guard<py::gil_scoped_release>());
   module.def("available_isas", &available_isas);
 }

@@ -81,6 +81,19 @@ void File::write(const void* buffer, std::size_t size_bytes,
   }
 }
 
+void File::allocate(const std::string& path, std::uint64_t size_bytes) {
+  const File file(open_or_throw(path, O_WRONLY | O_CREAT, "create"), path);
+  const auto size = static_cast<off_t>(size_bytes);
+  while (size > 0 && ::fallocate(file.descriptor_, 0, 0, size) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == EOPNOTSUPP || errno == ENOSYS) break;
+    fail(path, "reserve " + std::to_string(size_bytes) + " bytes", errno);
+  }
+  while (::ftruncate(file.descriptor_, size) != 0) {
+    if (errno != EINTR) fail(path, "set the size", errno);
+  }
+}
+
 void reserve_descriptors(std::size_t count) {
   constexpr std::size_t kAlreadyOpen = 128;
   rlimit limit{};

@@ -12,6 +12,10 @@ class File {
   // Throws Error(storage) where the file cannot be opened.
   [[nodiscard]] static File open_for_reading(const std::string& path);
   [[nodiscard]] static File open_for_writing(const std::string& path);
+  // Creates the file where there is none, and gives it `size_bytes`, its blocks reserved
+  // where the file system can: a disk that is too full says so now, and later writes need
+  // not look for space.
+  static void allocate(const std::string& path, std::uint64_t size_bytes);
 
   File(File&& other) noexcept;
   File& operator=(File&&) = delete;

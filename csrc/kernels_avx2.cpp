@@ -64,8 +64,7 @@ inline void narrow_half(const float* from, std::size_t count, std::uint16_t* to)
     const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value, value, _CMP_UNORD_Q));
     const __m128i nan_half =
         _mm_packs_epi32(_mm256_castsi256_si128(nan), _mm256_extracti128_si256(nan, 1));
-    const __m128i canonical =
-        _mm_blendv_epi8(half, _mm_set1_epi16(0x7e00), nan_half);
+    const __m128i canonical = _mm_blendv_epi8(half, _mm_set1_epi16(0x7e00), nan_half);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), canonical);
   }
   for (; i < count; ++i) to[i] = ops::Element<Dtype::f16>::encode(from[i]);

@@ -229,7 +229,8 @@ void decode(const void* from, Dtype dtype, std::size_t start, std::size_t count,
   with_codes(dtype, from, start, count, [&](auto element, const auto* codes) {
     using Element = decltype(element);
     const typename Element::Bits* __restrict x = codes;
-    for (std::size_t i = 0; i < count; ++i) to[i] = static_cast<Sum>(Element::decode(x[i]));
+    for (std::size_t i = 0; i < count; ++i)
+      to[i] = static_cast<Sum>(Element::decode(x[i]));
   });
 }
 

@@ -18,51 +18,51 @@ namespace {
 
 constexpr std::chrono::milliseconds kProgressInterval{100};
 
-class AtomicMeter final : public Meter {
+class Shared final : public Share {
  public:
-  void add(std::uint64_t bytes) override {
-    total_.fetch_add(bytes, std::memory_order_relaxed);
+  explicit Shared(std::uint64_t units, unsigned threads)
+      : running(threads), units_(units) {}
+
+  std::optional<std::uint64_t> next() override {
+    if (stopped()) return std::nullopt;
+    const std::uint64_t unit = next_.fetch_add(1);
+    return unit < units_ ? std::optional(unit) : std::nullopt;
   }
-  [[nodiscard]] std::uint64_t total() const {
-    return total_.load(std::memory_order_relaxed);
+  void add_bytes(std::uint64_t bytes) override {
+    bytes_.fetch_add(bytes, std::memory_order_relaxed);
   }
-
- private:
-  std::atomic<std::uint64_t> total_{0};
-};
-
-struct Shared {
-  std::atomic<std::uint64_t> next{0};
-  std::atomic<bool> stop{false};
-  AtomicMeter meter;
-  std::mutex mutex;
-  std::condition_variable changed;
-  unsigned running = 0;
-  std::exception_ptr failure;
-
+  [[nodiscard]] std::uint64_t bytes() const {
+    return bytes_.load(std::memory_order_relaxed);
+  }
+  [[nodiscard]] bool stopped() const { return stop_; }
   void fail(std::exception_ptr error) {
-    stop = true;
+    stop_ = true;
     const std::lock_guard<std::mutex> lock(mutex);
     if (!failure) failure = std::move(error);
   }
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  unsigned running;
+  std::exception_ptr failure;
+
+ private:
+  const std::uint64_t units_;
+  std::atomic<std::uint64_t> next_{0}, bytes_{0};
+  std::atomic<bool> stop_{false};
 };
 
 }  // namespace
 
-void run_units(std::uint64_t units, unsigned threads,
-               const std::function<void(std::uint64_t, unsigned, Meter&)>& work,
-               const std::function<void(std::uint64_t)>& progress) {
-  Shared shared;
-  shared.running = threads;
-  const auto body = [&](unsigned thread) {
+void run_threads(std::uint64_t units, unsigned threads,
+                 const std::function<void(unsigned, Share&)>& body,
+                 const std::function<void(std::uint64_t)>& progress) {
+  Shared shared(units, threads);
+  const auto run = [&](unsigned thread) {
     // Inherited from the caller, in whose process some library may flush subnormals to 0.
     std::fesetenv(FE_DFL_ENV);
     try {
-      while (!shared.stop) {
-        const std::uint64_t unit = shared.next.fetch_add(1);
-        if (unit >= units) break;
-        work(unit, thread, shared.meter);
-      }
+      body(thread, shared);
     } catch (...) {
       shared.fail(std::current_exception());
     }
@@ -75,7 +75,7 @@ void run_units(std::uint64_t units, unsigned threads,
   pool.reserve(threads);
   try {
     while (pool.size() < threads) {
-      pool.emplace_back(body, static_cast<unsigned>(pool.size()));
+      pool.emplace_back(run, static_cast<unsigned>(pool.size()));
     }
   } catch (const std::system_error& error) {
     if (pool.empty()) {
@@ -93,9 +93,9 @@ void run_units(std::uint64_t units, unsigned threads,
       finished = shared.changed.wait_for(lock, kProgressInterval,
                                          [&] { return shared.running == 0; });
     }
-    if (!progress || shared.stop) continue;
+    if (!progress || shared.stopped()) continue;
     try {
-      progress(shared.meter.total());
+      progress(shared.bytes());
     } catch (...) {
       shared.fail(std::current_exception());
     }

@@ -3,24 +3,28 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 namespace tvmerge {
 
-// Given to each unit so that it can count the bytes it moved.
-class Meter {
+// A thread's share of the work, and its way to say how much it moved.
+class Share {
  public:
-  virtual void add(std::uint64_t bytes) = 0;
+  // The next unit that is to be done by this thread; none when all are taken, or when the
+  // run has been stopped.
+  virtual std::optional<std::uint64_t> next() = 0;
+  virtual void add_bytes(std::uint64_t bytes) = 0;
 
  protected:
-  ~Meter() = default;
+  ~Share() = default;
 };
 
-// Calls work(unit, thread) for every unit in [0, units). The calling thread sleeps, and
-// calls `progress` (may be empty) with the metered bytes; when progress or a unit throws,
-// no new unit is started, and the first exception passes on once all threads have ended.
-void run_units(
-    std::uint64_t units, unsigned threads,
-    const std::function<void(std::uint64_t unit, unsigned thread, Meter&)>& work,
-    const std::function<void(std::uint64_t)>& progress);
+// Hands the units [0, units) out in their order to threads that run `body(thread, share)`
+// each. The calling thread sleeps, and calls `progress` (may be empty) with the bytes
+// moved so far; when it or a body throws, no new unit is handed out, and the first
+// exception passes on once all threads have ended.
+void run_threads(std::uint64_t units, unsigned threads,
+                 const std::function<void(unsigned thread, Share& share)>& body,
+                 const std::function<void(std::uint64_t)>& progress);
 
 }  // namespace tvmerge

@@ -1,5 +1,6 @@
 #include "sink.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 #include "error.hpp"
@@ -32,6 +33,42 @@ void Sink::write(const void* data, std::size_t size_bytes,
   } else if (memory_.data != nullptr && data != memory_.data + offset_bytes) {
     std::memcpy(memory_.data + offset_bytes, data, size_bytes);
   }
+}
+
+unsigned char* Writer::slot() {
+  auto free = std::find(taken_.begin(), taken_.end(), false);
+  if (free == taken_.end()) {
+    flush();
+    free = taken_.begin();
+  }
+  return slots_ + static_cast<std::size_t>(free - taken_.begin()) * slot_bytes_;
+}
+
+void Writer::write(std::uint32_t sink, const unsigned char* data, std::size_t size_bytes,
+                   std::uint64_t offset_bytes) {
+  if (!sinks_[sink].is_file()) return sinks_[sink].write(data, size_bytes, offset_bytes);
+  waiting_.push_back({sink, data, size_bytes, offset_bytes});
+  taken_[static_cast<std::size_t>(data - slots_) / slot_bytes_] = true;
+  const std::unique_lock<std::mutex> lock(sinks_[sink].writing(), std::try_to_lock);
+  if (lock.owns_lock()) write_waiting(sink);
+}
+
+void Writer::flush() {
+  while (!waiting_.empty()) {
+    const std::uint32_t sink = waiting_.front().sink;
+    const std::lock_guard<std::mutex> lock(sinks_[sink].writing());
+    write_waiting(sink);
+  }
+}
+
+void Writer::write_waiting(std::uint32_t sink) {
+  const auto done = [&](const Waiting& one) {
+    if (one.sink != sink) return false;
+    sinks_[sink].write(one.data, one.size_bytes, one.offset_bytes);
+    taken_[static_cast<std::size_t>(one.data - slots_) / slot_bytes_] = false;
+    return true;
+  };
+  waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(), done), waiting_.end());
 }
 
 }  // namespace tvmerge

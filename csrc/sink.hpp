@@ -1,11 +1,15 @@
 // Where an output goes: a file, memory that the caller owns, or nowhere.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "file.hpp"
 
@@ -28,11 +32,53 @@ class Sink {
   // place in memory, or `scratch`. Throws Error(config) beyond the end of memory.
   [[nodiscard]] unsigned char* prepare(unsigned char* scratch, std::size_t size_bytes,
                                        std::uint64_t offset_bytes) const;
+  [[nodiscard]] bool is_file() const { return file_.has_value(); }
+
+  // Held while writing to a file. The kernel lets one thread write to a file at a time,
+  // and has the others spin: whoever finds this taken can read on instead.
+  [[nodiscard]] std::mutex& writing() { return writing_; }
   void write(const void* data, std::size_t size_bytes, std::uint64_t offset_bytes) const;
 
  private:
   std::optional<File> file_;
   Memory memory_{nullptr, 0};
+  std::mutex writing_;
+};
+
+// One thread's writes: what finds its file busy waits in one of a few slots for the next
+// chance.
+class Writer {
+ public:
+  // `slots` is room for kSlots slices of `slot_bytes`.
+  Writer(std::deque<Sink>& sinks, unsigned char* slots, std::size_t slot_bytes)
+      : sinks_(sinks), slots_(slots), slot_bytes_(slot_bytes) {}
+
+  static constexpr std::size_t kSlots = 4;
+
+  // Room for the next slice that is to be written; writes what waits if there is none.
+  unsigned char* slot();
+  // Writes `data`, which lies in the room that `slot` gave, now or later.
+  void write(std::uint32_t sink, const unsigned char* data, std::size_t size_bytes,
+             std::uint64_t offset_bytes);
+  // Writes all that waits.
+  void flush();
+
+ private:
+  struct Waiting {
+    std::uint32_t sink;
+    const unsigned char* data;
+    std::size_t size_bytes;
+    std::uint64_t offset_bytes;
+  };
+
+  // Writes all that waits for the file; the caller holds its mutex.
+  void write_waiting(std::uint32_t sink);
+
+  std::deque<Sink>& sinks_;
+  unsigned char* slots_;
+  std::size_t slot_bytes_;
+  std::array<bool, kSlots> taken_{};
+  std::vector<Waiting> waiting_;
 };
 
 }  // namespace tvmerge

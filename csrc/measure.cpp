@@ -1,0 +1,74 @@
+// Measuring: inner products of linear combinations, in one pass, nothing written.
+#include <map>
+#include <mutex>
+
+#include "engine.hpp"
+#include "reading.hpp"
+#include "slices.hpp"
+
+namespace tvmerge {
+namespace {
+
+// Reductions use slices of a fixed size: their sums must not depend on an option.
+constexpr std::uint64_t kMeasureElements = std::uint64_t{64} * 1024;
+
+}  // namespace
+
+std::vector<Measured> measure(const std::vector<std::string>& input_paths,
+                              const std::vector<MeasureJob>& jobs,
+                              const Options& options) {
+  std::uint64_t needed = kSmallestSliceBytes;
+  SliceTable table;
+  std::vector<Measured> totals(jobs.size());
+  for (std::size_t j = 0; j < jobs.size(); ++j) {
+    const std::size_t rows = jobs[j].rows.size() / jobs[j].sources.size();
+    needed = std::max(needed, slice_bytes(jobs[j].sources, kMeasureElements));
+    table.add(jobs[j].elements, kMeasureElements);
+    totals[j] = {std::vector<double>(rows * rows), std::vector<std::uint64_t>(rows)};
+  }
+  const Workspace space(options, needed);
+  reserve_descriptors(input_paths.size());
+  const std::vector<File> inputs = open_inputs(input_paths);
+  const std::vector<Buffer> buffers = make_buffers(space.threads, space.bytes);
+  const Kernels& kernels = kernels_for(options.isa);
+
+  // Partial sums wait here until those of all earlier slices have been added.
+  std::mutex adding;
+  std::map<std::uint64_t, Measured> waiting;
+  std::uint64_t next = 0;
+  const auto add_in_order = [&](std::uint64_t unit, Measured part) {
+    const std::lock_guard<std::mutex> lock(adding);
+    waiting.emplace(unit, std::move(part));
+    for (auto first = waiting.find(next); first != waiting.end();
+         first = waiting.find(++next)) {
+      Measured& total = totals[table.at(next).job];
+      for (std::size_t i = 0; i < total.gram.size(); ++i)
+        total.gram[i] += first->second.gram[i];
+      for (std::size_t i = 0; i < total.nonzero.size(); ++i) {
+        total.nonzero[i] += first->second.nonzero[i];
+      }
+      waiting.erase(first);
+    }
+  };
+
+  const auto body = [&](unsigned thread, Share& share) {
+    std::vector<DigestLanes> no_digests;
+    const Reader reader(inputs, kernels, buffers[thread].get(), no_digests, share);
+    std::vector<Term> terms;
+    while (const auto unit = share.next()) {
+      const SliceTable::Slice slice = table.at(*unit);
+      const MeasureJob& job = jobs[slice.job];
+      reader.read_terms(job.sources, slice.start, slice.length, terms);
+      const Measured& total = totals[slice.job];
+      Measured part{std::vector<double>(total.gram.size()),
+                    std::vector<std::uint64_t>(total.nonzero.size())};
+      kernels.measure({terms.data(), terms.size(), job.rows.data(), part.nonzero.size(),
+                       slice.length, part.gram.data(), part.nonzero.data()});
+      add_in_order(*unit, std::move(part));
+    }
+  };
+  run_threads(table.count(), space.threads, body, options.progress);
+  return totals;
+}
+
+}  // namespace tvmerge
