@@ -50,9 +50,10 @@ std::function<void(std::uint64_t)> with_signals(py::handle callback) {
 }
 
 Options make_options(unsigned threads, std::uint64_t slice_bytes,
-                     std::uint64_t buffer_bytes, std::string isa,
+                     std::uint64_t buffer_bytes, std::string isa, bool drop_behind,
                      const py::object& progress) {
-  return {threads, slice_bytes, buffer_bytes, std::move(isa), with_signals(progress)};
+  return {threads,        slice_bytes, buffer_bytes,
+          std::move(isa), drop_behind, with_signals(progress)};
 }
 
 // A path, (address, size in bytes) of writable memory, or None.
@@ -162,24 +163,25 @@ PYBIND11_MODULE(_core, module) {
       [](const std::vector<std::string>& inputs, const py::sequence& outputs,
          const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
          unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
-         const std::string& isa, const py::object& progress) {
+         const std::string& isa, bool drop_behind, const py::object& progress) {
         const Options options =
-            make_options(threads, slice_bytes, buffer_bytes, isa, progress);
+            make_options(threads, slice_bytes, buffer_bytes, isa, drop_behind, progress);
         const std::vector<Place> places = make_places(outputs);
         const py::gil_scoped_release release;
         return merge(inputs, places, combines, copies, options);
       },
       py::arg("inputs"), py::arg("outputs"), py::arg("combines"), py::arg("copies"),
       py::kw_only(), py::arg("threads"), py::arg("slice_bytes"), py::arg("buffer_bytes"),
-      py::arg("isa") = "", py::arg("progress") = py::none());
+      py::arg("isa") = "", py::arg("drop_behind") = false,
+      py::arg("progress") = py::none());
 
   module.def(
       "measure",
       [](const std::vector<std::string>& inputs, const std::vector<MeasureJob>& jobs,
          unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
-         const py::object& progress) {
+         bool drop_behind, const py::object& progress) {
         const Options options =
-            make_options(threads, buffer_bytes, buffer_bytes, isa, progress);
+            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
         std::vector<Measured> measured;
         {
           const py::gil_scoped_release release;
@@ -191,7 +193,8 @@ PYBIND11_MODULE(_core, module) {
         return results;
       },
       py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
-      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("progress") = py::none());
+      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
+      py::arg("progress") = py::none());
 
   module.def("allocate", &File::allocate, py::arg("path"), py::arg("size_bytes"),
              py::call_guard<py::gil_scoped_release>());

@@ -23,6 +23,10 @@ struct Options {
   // The memory that all threads together may take; fewer threads run if it is short.
   std::uint64_t buffer_bytes = std::uint64_t{64} * 1024 * 1024;
   std::string isa;
+  // Whether what was read, and was not in the page cache before, leaves it again, and
+  // what was written goes to the disk at once and leaves it too: for files that do not
+  // fit.
+  bool drop_behind = false;
   // Called from the calling thread, a few times a second, with the bytes done so far
   // (read and written). If it throws, the run stops and the exception passes on.
   std::function<void(std::uint64_t)> progress;

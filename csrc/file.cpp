@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -79,6 +81,40 @@ void File::write(const void* buffer, std::size_t size_bytes,
     size_bytes -= static_cast<std::size_t>(put);
     offset_bytes += static_cast<std::uint64_t>(put);
   }
+}
+
+std::uint64_t File::size_bytes() const {
+  struct stat found{};
+  if (::fstat(descriptor_, &found) != 0) fail(path_, "find out the size", errno);
+  return static_cast<std::uint64_t>(found.st_size);
+}
+
+bool File::is_cached(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+#ifdef SYS_cachestat
+  constexpr long kCachestat = SYS_cachestat;
+#else
+  constexpr long kCachestat = 451;  // on every architecture
+#endif
+  const std::uint64_t range[2] = {offset_bytes, size_bytes};
+  std::uint64_t pages[5] = {};  // cached, dirty, in write-back, evicted, lately evicted
+  if (::syscall(kCachestat, descriptor_, range, pages, 0) != 0) return false;
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  return pages[0] >= (size_bytes + page - 1) / page;
+}
+
+void File::will_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset_bytes),
+                  static_cast<off_t>(size_bytes), POSIX_FADV_WILLNEED);
+}
+
+void File::wont_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+  ::posix_fadvise(descriptor_, static_cast<off_t>(offset_bytes),
+                  static_cast<off_t>(size_bytes), POSIX_FADV_DONTNEED);
+}
+
+void File::begin_write_back(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+  ::sync_file_range(descriptor_, static_cast<off64_t>(offset_bytes),
+                    static_cast<off64_t>(size_bytes), SYNC_FILE_RANGE_WRITE);
 }
 
 void File::allocate(const std::string& path, std::uint64_t size_bytes) {

@@ -29,6 +29,18 @@ class File {
   void write(const void* buffer, std::size_t size_bytes,
              std::uint64_t offset_bytes) const;
 
+  [[nodiscard]] std::uint64_t size_bytes() const;
+
+  // Whether all of the range is in the page cache; false where the kernel cannot tell
+  // (before Linux 6.5).
+  [[nodiscard]] bool is_cached(std::uint64_t offset_bytes,
+                               std::uint64_t size_bytes) const;
+  // Advice to the kernel, which may do nothing: read the range soon; drop it from the
+  // page cache; begin to write it to the disk.
+  void will_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
+  void wont_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
+  void begin_write_back(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
+
  private:
   File(int descriptor, std::string path)
       : descriptor_(descriptor), path_(std::move(path)) {}

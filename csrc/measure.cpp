@@ -28,7 +28,9 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
   }
   const Workspace space(options, needed);
   reserve_descriptors(input_paths.size());
-  const std::vector<File> inputs = open_inputs(input_paths);
+  Extents extents(input_paths.size());
+  for (const MeasureJob& job : jobs) extents.add(job.sources, job.elements);
+  Inputs inputs(input_paths, extents, options.drop_behind);
   const std::vector<Buffer> buffers = make_buffers(space.threads, space.bytes);
   const Kernels& kernels = kernels_for(options.isa);
 

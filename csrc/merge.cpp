@@ -239,6 +239,18 @@ void check(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& 
   }
 }
 
+Extents extents(const std::vector<CombineJob>& combines,
+                const std::vector<CopyJob>& copies, std::size_t files) {
+  Extents extents(files);
+  for (const CombineJob& job : combines) extents.add(job.sources, job.elements);
+  for (const CopyJob& job : copies) {
+    extents.add(job.file, job.offset_bytes, job.size_bytes);
+    for (const Source& same : job.same_as)
+      extents.add(same.file, same.offset_bytes, job.size_bytes);
+  }
+  return extents;
+}
+
 }  // namespace
 
 MergeResult merge(const std::vector<std::string>& input_paths,
@@ -248,11 +260,12 @@ MergeResult merge(const std::vector<std::string>& input_paths,
   check(combines, copies, input_paths.size(), places.size());
   Layout layout(combines, copies, options);
   reserve_descriptors(input_paths.size() + places.size());
-  const std::vector<File> inputs = open_inputs(input_paths);
+  Inputs inputs(input_paths, extents(combines, copies, input_paths.size()),
+                options.drop_behind);
   std::deque<Sink> sinks;
-  for (const Place& place : places) sinks.emplace_back(place);
+  for (const Place& place : places) sinks.emplace_back(place, options.drop_behind);
   const Kernels& kernels = kernels_for(options.isa);
-  const Seen nothing{std::vector<DigestLanes>(inputs.size()),
+  const Seen nothing{std::vector<DigestLanes>(inputs.count()),
                      std::vector<DigestLanes>(sinks.size()),
                      std::vector<std::uint64_t>(copies.size())};
   std::vector<Seen> seen(layout.threads, nothing);
@@ -273,7 +286,7 @@ MergeResult merge(const std::vector<std::string>& input_paths,
   for (const Seen& one : seen) {
     for (std::size_t j = 0; j < copies.size(); ++j)
       result.different[j] += one.different[j];
-    for (std::size_t f = 0; f < inputs.size(); ++f)
+    for (std::size_t f = 0; f < inputs.count(); ++f)
       add(result.input_digests[f], one.inputs[f]);
     for (std::size_t f = 0; f < sinks.size(); ++f)
       add(result.output_digests[f], one.outputs[f]);

@@ -1,8 +1,11 @@
 // One thread's reading: the input files, its buffer, and what it keeps count of.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "digest.hpp"
@@ -10,21 +13,64 @@
 #include "job.hpp"
 #include "kernels.hpp"
 #include "pool.hpp"
+#include "readahead.hpp"
 #include "slices.hpp"
 
 namespace tvmerge {
 
-inline std::vector<File> open_inputs(const std::vector<std::string>& paths) {
-  std::vector<File> files;
-  files.reserve(paths.size());
-  for (const std::string& path : paths) files.push_back(File::open_for_reading(path));
-  return files;
-}
+// Which part of each input file a run reads, from its first byte to its last.
+class Extents {
+ public:
+  explicit Extents(std::size_t files) : extents_(files, {UINT64_MAX, 0}) {}
+
+  void add(std::uint32_t file, std::uint64_t offset_bytes, std::uint64_t size_bytes) {
+    auto& [begin, end] = extents_[file];
+    begin = std::min(begin, offset_bytes);
+    end = std::max(end, offset_bytes + size_bytes);
+  }
+  void add(const std::vector<Source>& sources, std::uint64_t elements) {
+    for (const Source& source : sources)
+      add(source.file, source.offset_bytes, elements * size_of(source.dtype));
+  }
+  [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> at(std::size_t file) const {
+    const auto [begin, end] = extents_[file];
+    return {std::min(begin, end), end};
+  }
+
+ private:
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> extents_;
+};
+
+// The open input files, and what reads ahead in each.
+class Inputs {
+ public:
+  Inputs(const std::vector<std::string>& paths, const Extents& extents, bool drops) {
+    files_.reserve(paths.size());
+    for (std::size_t f = 0; f < paths.size(); ++f) {
+      files_.push_back(File::open_for_reading(paths[f]));
+      const auto [begin, end] = extents.at(f);
+      ahead_.emplace_back(files_.back(), begin, end, drops);
+    }
+  }
+  [[nodiscard]] std::size_t count() const { return files_.size(); }
+
+  // Any thread may call it.
+  void read(std::uint32_t file, void* buffer, std::uint64_t size_bytes,
+            std::uint64_t offset_bytes) {
+    ahead_[file].before(offset_bytes, size_bytes);
+    files_[file].read(buffer, size_bytes, offset_bytes);
+    ahead_[file].after(offset_bytes, size_bytes);
+  }
+
+ private:
+  std::vector<File> files_;      // never moved: reserved beforehand
+  std::deque<ReadAhead> ahead_;  // neither copied nor moved
+};
 
 class Reader {
  public:
   // `digests`, one per input, take what is read from ranges that ask for it.
-  Reader(const std::vector<File>& inputs, const Kernels& kernels, unsigned char* buffer,
+  Reader(Inputs& inputs, const Kernels& kernels, unsigned char* buffer,
          std::vector<DigestLanes>& digests, Share& share)
       : inputs_(inputs),
         kernels_(kernels),
@@ -36,7 +82,7 @@ class Reader {
   unsigned char* read(std::uint32_t file, bool digested, std::uint64_t offset_bytes,
                       std::uint64_t size_bytes, std::uint64_t at) const {
     unsigned char* const to = buffer_ + at;
-    inputs_[file].read(to, size_bytes, offset_bytes);
+    inputs_.read(file, to, size_bytes, offset_bytes);
     if (digested) kernels_.digest(to, size_bytes, offset_bytes, digests_[file].data());
     share_.add_bytes(size_bytes);
     return to;
@@ -59,7 +105,7 @@ class Reader {
   }
 
  private:
-  const std::vector<File>& inputs_;
+  Inputs& inputs_;
   const Kernels& kernels_;
   unsigned char* buffer_;
   std::vector<DigestLanes>& digests_;

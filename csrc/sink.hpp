@@ -26,7 +26,8 @@ using Place = std::variant<std::string, Memory, Nowhere>;
 class Sink {
  public:
   // Throws Error(storage) where a file cannot be opened.
-  explicit Sink(const Place& place);
+  // With `drop_behind` a file's bytes go to the disk soon and leave the page cache.
+  Sink(const Place& place, bool drop_behind);
 
   // Where the bytes for [offset, offset + size) are to be put before `write`: their own
   // place in memory, or `scratch`. Throws Error(config) beyond the end of memory.
@@ -37,11 +38,18 @@ class Sink {
   // Held while writing to a file. The kernel lets one thread write to a file at a time,
   // and has the others spin: whoever finds this taken can read on instead.
   [[nodiscard]] std::mutex& writing() { return writing_; }
-  void write(const void* data, std::size_t size_bytes, std::uint64_t offset_bytes) const;
+  // The caller holds `writing` if this is a file.
+  void write(const void* data, std::size_t size_bytes, std::uint64_t offset_bytes);
 
  private:
+  void let_go(std::size_t size_bytes, std::uint64_t offset_bytes);
+
   std::optional<File> file_;
   Memory memory_{nullptr, 0};
+  bool drop_behind_;
+  std::uint64_t unflushed_bytes_ = 0;
+  // What is on its way to the disk, and may be dropped when it has arrived.
+  std::uint64_t flushing_begin_ = 0, flushing_end_ = 0;
   std::mutex writing_;
 };
 

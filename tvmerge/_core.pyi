@@ -60,6 +60,7 @@ def merge(
     slice_bytes: int,
     buffer_bytes: int,
     isa: str = ...,
+    drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
 ) -> MergeResult: ...
 def measure(
@@ -69,6 +70,7 @@ def measure(
     threads: int,
     buffer_bytes: int,
     isa: str = ...,
+    drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
 ) -> list[tuple[list[float], list[int]]]: ...
 def allocate(path: str, size_bytes: int) -> None: ...
