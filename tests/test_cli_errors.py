@@ -74,7 +74,7 @@ BAD_INPUTS = {
         "merge typo.yaml out", 2, "typo.yaml:5: dtpye: unknown key. Did you mean 'dtype'?"
     ),
     "method to come": ("merge ties.yaml out", 2, "ties.yaml:1: merge_method: ties is not"),
-    "recipe absent": ("merge absent.yaml out", 2, "absent.yaml: cannot be read: No such file"),
+    "recipe absent": ("merge absent.yaml out", 2, "absent.yaml: cannot read: No such file"),
     "scale no number": ("apply base out --add a=half", 2, "found the scale 'half'"),
     "scale infinite": ("apply base out --add a=inf", 2, "found the scale 'inf'"),
     "scale of nothing": ("apply base out --add =2", 2, "expected PATH or PATH=SCALE"),

@@ -53,11 +53,11 @@ BAD = {
     "same name twice": (
         raw(b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
             b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
-        "the name 'a' stands twice in the header",
+        "the header holds the name 'a' twice",
     ),
     "same field twice": (
         raw(b'{"a":{"dtype":"U8","dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"x"),
-        "the name 'dtype' stands twice",
+        "the header holds the name 'dtype' twice",
     ),
     "metadata a list": (raw({"__metadata__": []}), "__metadata__ must map strings to strings"),
     "metadata of numbers": (raw({"__metadata__": {"n": 1}}), "must map strings to strings"),

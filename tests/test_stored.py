@@ -116,7 +116,7 @@ def test_a_file_that_the_index_does_not_name_is_no_part_of_the_model(sharded: Pa
 
 def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
     write_file(sharded / TWO, TENSORS)
-    refused(sharded, f"tensor 'a' is in {ONE} and {TWO}")
+    refused(sharded, f"tensor 'a' is in '{ONE}' and '{TWO}'")
 
 
 def test_a_damaged_shard_is_named(sharded: Path) -> None:

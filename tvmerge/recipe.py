@@ -147,14 +147,18 @@ def _unknown_method(name: str) -> str:
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a YAML recipe; raises ConfigError with file and line of every fault."""
-    file = YamlFile.read(path)
+    return check_recipe(YamlFile.read(path))
+
+
+def check_recipe(file: YamlFile) -> Recipe:
+    """The recipe that a YAML file holds; raises ConfigError with file and line of every fault."""
     for key, instead in _KEYS_NOT_YET.items():
         if key in file.content:
             raise file.error((key,), f"not supported yet: {instead}")
     recipe = file.validate(Recipe)
-    faults = [str(file.error(location, text)) for location, text in recipe.faults()]
+    faults = list(recipe.faults())
     if faults:
-        raise ConfigError("\n".join(faults))
+        raise file.errors(faults)
     return recipe
 
 

@@ -14,6 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tvmerge.errors import FormatError, StorageError
+from tvmerge.untrusted import (
+    first_non_text,
+    open_regular_file,
+    parse_json,
+    read_exactly,
+    shown,
+)
 
 # Bits of one element: the sub-byte types of the format are copied whole, like all others.
 DTYPE_BITS = {
@@ -27,6 +34,13 @@ FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _LENGTH_BYTES = 8
 _LARGEST_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 _ALIGNMENT_BYTES = 8
+# More than twice what the largest mixtures of experts hold in all their files together. At these
+# limits the worst header takes about 0.8 GB and 5 s; without them, 2.5 GB and no end.
+MOST_TENSORS = 500_000
+_VALUES_PER_TENSOR = 12  # as parse_json counts them, for two dimensions
+_LONGEST_NAME = 4096
+_MOST_DIMENSIONS = 64  # numpy's limit, and torch's
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,69 +79,71 @@ def size_in_bytes(dtype: str, shape: Iterable[int]) -> int:
 
 
 def read_header(path: Path) -> Header:
-    """Parse and check the header of the file at `path`.
+    """Read and check the header of the file at `path`.
 
-    Raises FormatError for anything that is not as the format demands (length, JSON, duplicate
-    names, dtype, shape, offsets, overlap, holes, size) and StorageError where reading fails.
+    Raises FormatError as parse_header does, and for what is no regular file; StorageError where
+    reading fails.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             size = file.seek(0, 2)
             file.seek(0)
-            head = file.read(_LENGTH_BYTES)
-            length = int.from_bytes(head, "little")
-            if len(head) < _LENGTH_BYTES:
-                _bad(path, f"the file has {size} bytes; a header length alone takes 8")
-            if length > _LARGEST_HEADER_BYTES or _LENGTH_BYTES + length > size:
-                _bad(path, f"the header claims {length} bytes; the file has {size}")
-            text = file.read(length)
+            head = read_exactly(file, _LENGTH_BYTES)
+            text = read_exactly(file, _header_length(path, head, size))
     except OSError as error:
         raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
+    return parse_header(path, text, size)
+
+
+def parse_header(path: Path, text: bytes, size_bytes: int) -> Header:
+    """Check the JSON text of a header; `size_bytes` is the size of the whole file.
+
+    Raises FormatError, with `path`, for anything that is not as the format demands (JSON, duplicate
+    names, dtype, shape, offsets, overlap, holes, size), for more than 500,000 tensors, more than
+    64 dimensions and names longer than 4096 characters.
+    """
     content = _parse(path, text)
     metadata = _metadata(path, content.pop("__metadata__", {}))
-    data_start = _LENGTH_BYTES + length
+    data_start = _LENGTH_BYTES + len(text)
     entries = [_entry(path, name, fields, data_start) for name, fields in content.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
-    _check_cover(path, entries, data_start, size)
-    return Header(tuple(entries), metadata, size)
+    _check_cover(path, entries, data_start, size_bytes)
+    return Header(tuple(entries), metadata, size_bytes)
 
 
 def _bad(path: Path, what: str) -> NoReturn:
     raise FormatError(f"{path}: not a valid safetensors file: {what}. Download or save it again")
 
 
-def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            _bad(path, f"the name {twice!r} stands twice in the header")
-        return found
+def _header_length(path: Path, head: bytes, size: int) -> int:
+    length = int.from_bytes(head, "little")
+    if len(head) < _LENGTH_BYTES:
+        _bad(path, f"the file has {size} bytes; a header length alone takes 8")
+    if length > _LARGEST_HEADER_BYTES or _LENGTH_BYTES + length > size:
+        _bad(path, f"the header claims {length} bytes; the file has {size}")
+    return length
 
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
-        # Decoded here, since json.loads would guess UTF-16 and others from bytes.
-        content = json.loads(text.decode(), object_pairs_hook=unique, parse_int=_whole_number)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        _bad(path, f"the header is not JSON ({error})")
+        content = parse_json(text, most_values=_VALUES_PER_TENSOR * MOST_TENSORS)
+    except ValueError as error:
+        _bad(path, f"the header {error}")
     if not isinstance(content, dict):
         _bad(path, f"the header is a JSON {type(content).__name__}, expected an object")
+    if len(content) > MOST_TENSORS:
+        _bad(path, f"the header has {len(content):,} entries, expected at most {MOST_TENSORS:,}")
     _check_text(path, content)
+    longest = max(map(len, content), default=0)
+    if longest > _LONGEST_NAME:
+        _bad(path, f"a name has {longest:,} characters, expected at most {_LONGEST_NAME}")
     return content
 
 
-def _whole_number(digits: str) -> int | float:
-    """A float, which is refused later, for what is no size: -0, and more digits than any has."""
-    return int(digits) if digits != "-0" and len(digits) < 20 else float(digits)
-
-
 def _check_text(path: Path, strings: Iterable[str]) -> None:
-    """JSON can spell half of a surrogate pair, which no other program could read back."""
-    for string in strings:
-        try:
-            string.encode()
-        except UnicodeEncodeError:
-            _bad(path, f"{string!a} is not text")
+    bad = first_non_text(strings)
+    if bad is not None:
+        _bad(path, f"{shown(bad)} is not text")
 
 
 def _metadata(path: Path, value: object) -> dict[str, str]:
@@ -142,25 +158,33 @@ def _is_count(value: object) -> bool:
 
 
 def _entry(path: Path, name: str, fields: object, data_start: int) -> Entry:
-    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
-        _bad(path, f"tensor {name!r}: expected exactly dtype, shape and data_offsets")
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS:
+        _bad(path, f"tensor {shown(name)}: expected exactly dtype, shape and data_offsets")
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        _bad(path, f"tensor {name!r}: unknown dtype {dtype!r}, expected one of {list(DTYPE_BITS)}")
-    if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        _bad(path, f"tensor {name!r}: shape {shape!r} is not a list of sizes")
+        known = ", ".join(DTYPE_BITS)
+        _bad(path, f"tensor {shown(name)}: unknown dtype {shown(dtype)}, expected one of {known}")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > _MOST_DIMENSIONS
+        or not all(map(_is_count, shape))
+    ):
+        what = f"is not a list of sizes, {_MOST_DIMENSIONS} at most"
+        _bad(path, f"tensor {shown(name)}: shape {shown(shape)} {what}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
-        _bad(path, f"tensor {name!r}: data_offsets {offsets!r} are not two byte positions")
+        what = f"data_offsets {shown(offsets)} are not two byte positions"
+        _bad(path, f"tensor {shown(name)}: {what}")
     begin, end = offsets
     bits = math.prod(shape) * DTYPE_BITS[dtype]
     # A size of 0 hides an overflow from other readers only if it comes first: refused either way.
-    if math.prod(size or 1 for size in shape) >= 2**63 or bits >= 2**66 or bits % 8:
-        _bad(path, f"tensor {name!r}: {dtype} of shape {shape} is no countable number of bytes")
+    if bits >= 2**66 or bits % 8 or (bits == 0 and math.prod(size or 1 for size in shape) >= 2**63):
+        what = f"{dtype} of shape {shown(shape)} is no countable number of bytes"
+        _bad(path, f"tensor {shown(name)}: {what}")
     if end - begin != bits // 8:
         _bad(
             path,
-            f"tensor {name!r}: data_offsets {offsets} span {end - begin} bytes, "
-            f"but {dtype} of shape {shape} takes {bits // 8}",
+            f"tensor {shown(name)}: data_offsets {offsets} span {end - begin} bytes, "
+            f"but {dtype} of shape {shown(shape)} takes {bits // 8}",
         )
     return Entry(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
@@ -172,7 +196,7 @@ def _check_cover(path: Path, entries: list[Entry], data_start: int, size: int) -
             what = "overlaps the one before it" if entry.begin < position else "leaves a hole"
             _bad(
                 path,
-                f"tensor {entry.name!r} {what}: it begins at byte {entry.begin - data_start} "
+                f"tensor {shown(entry.name)} {what}: it begins at byte {entry.begin - data_start} "
                 f"of the data, expected {position - data_start}",
             )
         position = entry.end

@@ -6,21 +6,26 @@ or a `*.safetensors.index.json`. The index is checked against every shard's own 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tvmerge.errors import FormatError, StorageError
-from tvmerge.safetensors import Entry, Header, read_header
+from tvmerge.safetensors import MOST_TENSORS, Entry, Header, read_header
+from tvmerge.untrusted import parse_json, read_bounded, shown
 
 INDEX_SUFFIX = ".safetensors.index.json"
 # Written into the header of every file of a stored task vector.
 KIND_KEY = "tvmerge.kind"
 TASK_VECTOR = "task_vector"
+_LARGEST_INDEX_BYTES = 100_000_000  # as for a header
+_VALUES_PER_TENSOR = 4
+_LARGEST_CONFIG_BYTES = 1_000_000
+_LISTED = 5
+_MOST_SHARDS = 10_000  # all are open during a merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,68 +106,102 @@ def open_stored(path: str | os.PathLike[str]) -> Stored:
         return _open_folder(source)
     if source.name.endswith(INDEX_SUFFIX):
         return Stored(source, _open_index(source))
-    return Stored(source, ((source, read_header(source)),))
+    return Stored(source, _one_file(source))
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """What config.json says; nothing where it is missing or broken, which transformers judges."""
+    try:
+        text = read_bounded(folder / "config.json", most_bytes=_LARGEST_CONFIG_BYTES)
+        content = parse_json(text, most_values=_LARGEST_CONFIG_BYTES)
+    except (FormatError, StorageError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _open_folder(folder: Path) -> Stored:
-    indices = sorted(folder.glob("*" + INDEX_SUFFIX))
-    files = sorted(folder.glob("*.safetensors"))
-    preferred = [name for name in ("model", "vector") if folder / (name + INDEX_SUFFIX) in indices]
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot read: {error.strerror or error}") from error
+    indices = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    files = [name for name in names if name.endswith(".safetensors")]
     # Before any index, as transformers does: the index may be left over from an earlier save.
-    if (folder / "model.safetensors") in files:
-        return Stored(folder, _with_headers([folder / "model.safetensors"]))
-    if len(indices) > 1 and not preferred:
-        found = ", ".join(index.name for index in indices)
-        raise FormatError(f"{folder}: {len(indices)} indices ({found}): name the one that you mean")
+    if "model.safetensors" in files:
+        return Stored(folder, _one_file(folder / "model.safetensors"))
     if indices:
-        index = folder / (preferred[0] + INDEX_SUFFIX) if preferred else indices[0]
-        return Stored(folder, _open_index(index))
+        return Stored(folder, _open_index(folder / _preferred_index(folder, indices)))
     if len(files) == 1:
-        return Stored(folder, _with_headers(files))
+        return Stored(folder, _one_file(folder / files[0]))
     if files:
         raise FormatError(
             f"{folder}: {len(files)} safetensors files and no *{INDEX_SUFFIX} that says which of "
             "them belong together. Name one file, or restore the index"
         )
-    found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5])
     raise FormatError(
-        f"{folder}: expected *.safetensors, found {found or 'an empty folder'}. "
+        f"{folder}: expected *.safetensors, found {_listed(names) or 'an empty folder'}. "
         "Convert pickled weights first: save_pretrained(..., safe_serialization=True)"
     )
 
 
-def _with_headers(files: list[Path]) -> tuple[tuple[Path, Header], ...]:
-    return tuple((file, read_header(file)) for file in files)
+def _preferred_index(folder: Path, indices: list[str]) -> str:
+    for stem in ("model", "vector"):
+        if stem + INDEX_SUFFIX in indices:
+            return stem + INDEX_SUFFIX
+    if len(indices) > 1:
+        found = f"{len(indices)} indices ({_listed(indices)})"
+        raise FormatError(f"{folder}: {found}: name the one that you mean")
+    return indices[0]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", ..." if len(names) > _LISTED else "")
+
+
+def _one_file(file: Path) -> tuple[tuple[Path, Header], ...]:
+    return ((file, read_header(file)),)
 
 
 def _open_index(index: Path) -> tuple[tuple[Path, Header], ...]:
-    weight_map = _read_weight_map(index)
+    weight_map = parse_index(index, read_bounded(index, most_bytes=_LARGEST_INDEX_BYTES))
     names = sorted(set(weight_map.values()))
-    for name in names:
-        _check_shard_name(index, name)
     missing = [name for name in names if not _is_file(index.parent / name)]
     if missing:
-        _bad_index(index, f"shard {missing[0]!r} is not there ({len(missing)} missing). Fetch it")
-    shards = _with_headers([index.parent / name for name in names])
+        what = f"shard {shown(missing[0])} is not there ({len(missing)} missing). Fetch it"
+        _bad_index(index, what)
+    shards: list[tuple[Path, Header]] = []
     held: dict[str, str] = {}
-    for shard, (_, header) in zip(names, shards, strict=True):
-        for entry in header.entries:
-            if entry.name in held:
-                _bad_index(index, f"tensor {entry.name!r} is in {held[entry.name]} and {shard}")
-            held[entry.name] = shard
+    for shard in names:
+        header = read_header(index.parent / shard)
+        _check_shard(index, weight_map, shard, header, held)
+        shards.append((index.parent / shard, header))
     for name, shard in weight_map.items():
-        if held.get(name) != shard:
-            where = f"it is in {held[name]!r}" if name in held else "no shard has it"
-            _bad_index(index, f"tensor {name!r} should be in {shard!r}, but {where}")
-    for name in held.keys() - weight_map.keys():
-        _bad_index(index, f"tensor {name!r} of {held[name]!r} is not in the weight_map")
-    return shards
+        if name not in held:
+            what = f"tensor {shown(name)} should be in {shown(shard)}, but no shard has it"
+            _bad_index(index, what)
+    return tuple(shards)
+
+
+def _check_shard(
+    index: Path, weight_map: Mapping[str, str], shard: str, header: Header, held: dict[str, str]
+) -> None:
+    """Compare a shard with the index, add its names to `held`: tensor name to shard."""
+    for entry in header.entries:
+        name = shown(entry.name)
+        if entry.name in held:
+            _bad_index(index, f"tensor {name} is in {shown(held[entry.name])} and {shown(shard)}")
+        if entry.name not in weight_map:
+            _bad_index(index, f"tensor {name} of {shown(shard)} is not in the weight_map")
+        if weight_map[entry.name] != shard:
+            what = f"should be in {shown(weight_map[entry.name])}, but it is in {shown(shard)}"
+            _bad_index(index, f"tensor {name} {what}")
+        held[entry.name] = shard
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name too long to be one
+    except (OSError, ValueError):  # a name too long to be one, or half of a surrogate pair
         return False
 
 
@@ -170,13 +209,16 @@ def _bad_index(index: Path, what: str) -> NoReturn:
     raise FormatError(f"{index}: {what}")
 
 
-def _read_weight_map(index: Path) -> dict[str, str]:
+def parse_index(index: Path, text: bytes) -> dict[str, str]:
+    """The weight_map of an index's JSON text: tensor name to file name below its folder.
+
+    Raises FormatError, with the path `index`, where there is none, where a file name leaves the
+    folder, and for more than 500,000 tensors or 10,000 files.
+    """
     try:
-        content = json.loads(index.read_bytes())
-    except OSError as error:
-        raise StorageError(f"{index}: cannot read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # ValueError: no text, no JSON, endless numbers
-        _bad_index(index, f"not JSON ({error})")
+        content = parse_json(text, most_values=_VALUES_PER_TENSOR * MOST_TENSORS)
+    except ValueError as error:
+        _bad_index(index, f"the index {error}")
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if (
         not isinstance(weight_map, dict)
@@ -184,6 +226,15 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         or not all(isinstance(file, str) for file in weight_map.values())
     ):
         _bad_index(index, "expected a weight_map from tensor names to file names")
+    names = set(weight_map.values())
+    if len(weight_map) > MOST_TENSORS or len(names) > _MOST_SHARDS:
+        _bad_index(
+            index,
+            f"names {len(weight_map):,} tensors in {len(names):,} files, "
+            f"expected at most {MOST_TENSORS:,} in {_MOST_SHARDS:,}",
+        )
+    for name in sorted(names):
+        _check_shard_name(index, name)
     return weight_map
 
 
@@ -191,4 +242,4 @@ def _check_shard_name(index: Path, name: str) -> None:
     """An index may come from anywhere: it must not point out of its own folder."""
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\\" in name or "\0" in name:
-        _bad_index(index, f"shard path {name!r} leaves the folder; expected a plain file name")
+        _bad_index(index, f"shard path {shown(name)} leaves the folder; expected a plain file name")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tvmerge.errors import ConfigError, did_you_mean
+from tvmerge.errors import ConfigError, FormatError, StorageError, did_you_mean
+from tvmerge.untrusted import printable, read_bounded, shorten, shown
+from tvmerge.yaml_nodes import YamlError, load
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
+_LARGEST_FILE_BYTES = 256 * 1024  # a recipe of a thousand models has 50 KiB; PyYAML is slow
+_LISTED = 20  # how many faults an error tells
 # pydantic names Python's types, a YAML file has none.
 _EXPECTED = {
     "tuple_type": "a list",
@@ -41,41 +46,46 @@ class YamlFile:
     def read(cls, path: Path) -> YamlFile:
         """Parse the file; raises ConfigError where it is not YAML or repeats a key."""
         try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+            return cls.parse(path, read_bounded(path, most_bytes=_LARGEST_FILE_BYTES))
+        except (FormatError, StorageError) as error:
+            raise ConfigError(str(error)) from error
+
+    @classmethod
+    def parse(cls, path: Path, text: bytes) -> YamlFile:
+        """Parse what stands in the file `path`; raises ConfigError like read."""
+        try:
+            root, content = load(text.decode())
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: is not UTF-8 text. Name a YAML file") from error
-        try:
-            content = yaml.safe_load(text)
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(_syntax_error(path, error)) from error
+        except YamlError as error:
+            where = f"{path}:{error.line}" if error.line else f"{path}"
+            raise ConfigError(f"{where}: {error}") from error
         if not isinstance(root, yaml.MappingNode) or not isinstance(content, dict):
             found = "nothing" if content is None else type(content).__name__
             raise ConfigError(f"{path}:1: expected keys and values (`name: ...`), found {found}")
-        file = cls(path, content, root)
-        file._refuse_repeated_keys(root, set())
-        return file
+        return cls(path, content, root)
 
     def error(self, location: Location, text: str) -> ConfigError:
         """A ConfigError that points at `location`, or at the deepest part of it that exists."""
         return ConfigError(self._point(location, text))
+
+    def errors(self, faults: Iterable[tuple[Location, str]]) -> ConfigError:
+        """One ConfigError with a line for each of the faults, of the first twenty if many."""
+        lines = [self._point(*fault) for fault in islice(faults, _LISTED + 1)]
+        return ConfigError("\n".join(lines if len(lines) <= _LISTED else [*lines[:-1], "..."]))
 
     def validate(self, model: type[Model]) -> Model:
         """The content as a `model`; raises one ConfigError with a line for every fault."""
         try:
             return model.model_validate(self.content)
         except ValidationError as error:
-            faults = [
-                self._point(fault["loc"], _explain(model, fault))
-                for fault in error.errors(include_url=False)
-            ]
-            raise ConfigError("\n".join(faults)) from error
+            found = error.errors(include_url=False)
+            raise self.errors((fault["loc"], _explain(model, fault)) for fault in found) from error
 
     def _point(self, location: Location, text: str) -> str:
         key = ".".join(str(part) for part in location)
-        return f"{self.path}:{self._line(location)}: {key}{': ' if key else ''}{text}"
+        what = f"{shorten(key)}{': ' if key else ''}{shorten(text, 1000)}"
+        return f"{self.path}:{self._line(location)}: {printable(what)}"
 
     def _line(self, location: Location) -> int:
         node: yaml.Node = self.root
@@ -94,33 +104,6 @@ class YamlFile:
                 break
         return int(line) + 1
 
-    def _refuse_repeated_keys(self, node: yaml.Node, seen: set[int]) -> None:
-        # PyYAML silently lets the last one win. An anchor may contain itself: visit nodes once.
-        if id(node) in seen:
-            return
-        seen.add(id(node))
-        if isinstance(node, yaml.SequenceNode):
-            for value in node.value:
-                self._refuse_repeated_keys(value, seen)
-        if not isinstance(node, yaml.MappingNode):
-            return
-        names: set[str] = set()
-        for key, value in node.value:
-            if key.value in names:
-                line = key.start_mark.line + 1
-                raise ConfigError(
-                    f"{self.path}:{line}: {key.value}: the key is given twice. Remove one of them"
-                )
-            names.add(key.value)
-            self._refuse_repeated_keys(value, seen)
-
-
-def _syntax_error(path: Path, error: Exception) -> str:
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
-    where = f"{path}:{mark.line + 1}" if mark else str(path)
-    return f"{where}: not valid YAML: {problem}. Check indentation, colons and quotes there"
-
 
 def _explain(model: type[BaseModel], fault: Any) -> str:
     location: Location = fault["loc"]
@@ -134,13 +117,13 @@ def _explain(model: type[BaseModel], fault: Any) -> str:
     if kind == "value_error":
         return str(fault["ctx"]["error"])
     if kind in _EXPECTED:
-        return f"expected {_EXPECTED[kind]}, found {found!r}"
+        return f"expected {_EXPECTED[kind]}, found {shown(found)}"
     hint = ""
     if kind == "literal_error" and isinstance(found, str):
         choices = fault["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         hint = did_you_mean(found, choices)
     message = str(fault["msg"])
-    return f"{message[:1].lower()}{message[1:]}, found {found!r}.{hint}"
+    return f"{message[:1].lower()}{message[1:]}, found {shown(found)}.{hint}"
 
 
 def _known_keys(model: type[BaseModel], location: Location) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from tvmerge.errors import INTERRUPTED_EXIT_CODE, StorageError, TVMergeError, did_you_mean
+from tvmerge.untrusted import printable
 from tvmerge.version import __version__
 
 # A second Ctrl-C within this time does not cut off the clean-up that the first one began.
@@ -103,7 +104,8 @@ class Commands(click.Group):
 
 
 def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
-    click.echo(message, err=True)
+    # Names of files and tensors are in it, which their authors may have chosen for a terminal.
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
     ctx.exit(exit_code)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -12,7 +11,8 @@ from tvmerge.cli.options import json_option
 from tvmerge.cli.printing import print_json, print_table, size
 from tvmerge.compare import layer_of
 from tvmerge.hub import resolve
-from tvmerge.stored import Stored, open_stored
+from tvmerge.stored import Stored, open_stored, read_config
+from tvmerge.untrusted import printable, shorten
 
 
 @click.command()
@@ -27,14 +27,14 @@ def inspect(path: str, with_tensors: bool, as_json: bool) -> None:
         print_json(found)
         return
     architecture = f" ({found['architecture']})" if found["architecture"] else ""
-    click.echo(f"{stored.source}: {found['kind']}{architecture}")
+    click.echo(f"{stored.source}: {found['kind']}{printable(shorten(architecture))}")
     click.echo(f"  files       {len(found['files'])}, {size(found['bytes'])}")
     click.echo(f"  tensors     {len(found['tensors'])}")
     click.echo(f"  parameters  {found['parameters']:,}")
     for dtype, elements in found["dtypes"].items():
         click.echo(f"  {dtype:<10}  {elements:,} elements")
     for stack, layers in found["layers"].items():
-        click.echo(f"  layers      {layers} in {stack}")
+        click.echo(f"  layers      {layers} in {printable(stack)}")
     if with_tensors:
         rows = [
             (t["name"], t["dtype"], "x".join(map(str, t["shape"])) or "scalar", f"{t['bytes']:,}")
@@ -72,9 +72,6 @@ def _describe(stored: Stored) -> dict[str, Any]:
 
 def _architecture(stored: Stored) -> str | None:
     """The class that config.json names; None without a readable config."""
-    try:
-        config = json.loads((stored.folder / "config.json").read_bytes())
-        named = config.get("architectures") or [config.get("model_type")]
-        return str(named[0]) if named[0] else None
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):
-        return None  # a bare weights file, or a config that only transformers can judge
+    config = read_config(stored.folder)
+    named = config.get("architectures") or [config.get("model_type")]
+    return str(named[0]) if isinstance(named, list) and named[0] else None

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tvmerge.untrusted import printable
+
 if TYPE_CHECKING:
     from tvmerge.cli.options import RunFlags
     from tvmerge.merge import MergeReport
@@ -33,7 +35,7 @@ def _finite(value: Any) -> Any:
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns, the first one left-aligned, the others right-aligned; never cut off."""
-    lines = [tuple(head), *map(tuple, rows)]
+    lines = [tuple(head), *(tuple(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [line[0].ljust(widths[0])]
@@ -47,7 +49,7 @@ def print_some(label: str, items: Sequence[str]) -> None:
         return
     click.echo(f"{label} ({len(items)}):")
     for item in items[:_LISTED]:
-        click.echo(f"  {item}")
+        click.echo(f"  {printable(item)}")
     if len(items) > _LISTED:
         click.echo(f"  ... and {len(items) - _LISTED} more (--json has all)")
 
@@ -68,7 +70,7 @@ def print_report(report: MergeReport, flags: RunFlags) -> None:
         more = ", ..." if len(report.differing_tensors) > 3 else ""
         click.echo(
             f"Warning: {len(report.differing_tensors)} integer tensors differ between the inputs "
-            f"and were taken from the base: {names}{more}",
+            f"and were taken from the base: {printable(names)}{more}",
             err=True,
         )
     rate = report.bytes_moved / 1e9 / report.seconds if report.seconds else 0.0
