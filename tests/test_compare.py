@@ -15,7 +15,7 @@ from reference import decode, random_array
 from tvmerge import Checkpoint, TaskVector, _core, cosines, diff, gram
 from tvmerge.compare import TensorDifference
 from tvmerge.errors import MismatchError
-from tvmerge.merge import RunOptions
+from tvmerge.run_options import RunOptions
 
 # Around the engine's tiles of 512 elements, and over several of its slices of 65536.
 SIZES = [0, 1, 7, 511, 512, 513, 1025, 65_537, 200_001]

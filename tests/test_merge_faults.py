@@ -199,7 +199,7 @@ import resource, sys
 from pathlib import Path
 from tvmerge import Checkpoint
 from tvmerge.errors import TVMergeError
-from tvmerge.merge import RunOptions, save_checkpoint
+from tvmerge.run_options import RunOptions, save_checkpoint
 
 class Later(RunOptions):
     def buffer_bytes(self):  # asked for when the files exist with their full size

@@ -27,7 +27,7 @@ from reference import (
 
 from tvmerge import Checkpoint, _core
 from tvmerge.errors import NothingChangedError
-from tvmerge.merge import RunOptions, save_checkpoint
+from tvmerge.run_options import RunOptions, save_checkpoint
 
 NARROW = ("F16", "BF16", "F8_E4M3", "F8_E5M2")
 ISAS = _core.available_isas()

@@ -13,7 +13,7 @@ from checkpoints import FLOATS, digests, write_model
 from reference import random_array
 
 from tvmerge import Checkpoint, _core
-from tvmerge.merge import RunOptions, save_checkpoint
+from tvmerge.run_options import RunOptions, save_checkpoint
 
 ISAS = _core.available_isas()
 FE_DOWNWARD = 0x400

@@ -15,12 +15,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from importlib import import_module
 from numbers import Rational, Real
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tvmerge.errors import ConfigError
-from tvmerge.merge import MergeReport, Progress, RunOptions, save_checkpoint, save_vector
+from tvmerge.merge import MergeReport, save_checkpoint, save_vector
+from tvmerge.plan import Plan, plan_checkpoint, plan_vector
+from tvmerge.run_options import Progress, RunOptions
 from tvmerge.stored import Stored, open_stored
+
+if TYPE_CHECKING:
+    import torch
+
+    from tvmerge.live import LoadedModel
 
 _LARGEST = sys.float_info.max
 _Terms = dict[Stored, Fraction]
@@ -34,6 +42,7 @@ class _Linear:
     _donor: Stored
     _terms: _Terms
     _run: Callable[..., MergeReport]  # how an expression of the class is written
+    _plan: Callable[..., Plan]
 
     @classmethod
     def _make(cls: type[_Self], terms: _Terms, donor: Stored) -> _Self:
@@ -79,6 +88,24 @@ class _Linear:
         options = RunOptions(memory_mib=memory_mib, threads=threads, progress=progress)
         return self._run(self.coefficients, self._donor, out, dtype=dtype, options=options)
 
+    def state_dict(
+        self,
+        *,
+        dtype: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The result as CPU tensors of torch by name, with the bytes that `save` would write.
+
+        Raises ConfigError for a dtype that torch does not have, MismatchError where the inputs do
+        not fit together, StorageError where the disk fails.
+        """
+        plan = self._plan([self.coefficients], self._donor, dtype=dtype)
+        options = RunOptions(threads=threads, progress=progress)
+        # By name: torch is known there, and must not be needed here.
+        found: dict[str, torch.Tensor] = import_module("tvmerge.live").tensors(plan, options)
+        return found
+
     def __repr__(self) -> str:
         text = " + ".join(f"{float(c):g} * {s.source.name}" for s, c in self._terms.items())
         return f"<{type(self).__name__} {text or '0'}>"
@@ -119,6 +146,7 @@ class TaskVector(_Linear):
 
     __slots__ = ()
     _run = staticmethod(save_vector)
+    _plan = staticmethod(plan_vector)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         stored = open_stored(path)
@@ -176,6 +204,7 @@ class Checkpoint(_Linear):
 
     __slots__ = ()
     _run = staticmethod(save_checkpoint)
+    _plan = staticmethod(plan_checkpoint)
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         stored = open_stored(path)
@@ -221,6 +250,30 @@ class Checkpoint(_Linear):
         )
 
     __rmul__ = __mul__
+
+    def load_into(
+        self,
+        model: torch.nn.Module,
+        *,
+        start: Checkpoint | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> LoadedModel:
+        """Fill a torch model's parameters and buffers, in the dtypes and on the devices it has.
+
+        No file and no second model in between: what `save` would write goes into the model's own
+        memory. The result's `rescale(s)` makes the model start + s * (self - start), where `start`
+        is the donor as it is unless given.
+
+        Raises MismatchError, with the model as it was, where its tensors are not the checkpoint's;
+        StorageError where the disk fails: the model may then hold a mixture. NothingChangedError
+        where the model now holds the donor although something was added.
+        """
+        options = RunOptions(threads=threads, progress=progress)
+        origin = start or Checkpoint._make({self._donor: Fraction(1)}, self._donor)
+        live = import_module("tvmerge.live")
+        loaded: LoadedModel = live.load_into(model, self, origin, options)
+        return loaded
 
     @staticmethod
     def average(

@@ -16,8 +16,8 @@ from pathlib import Path
 from tvmerge import _core
 from tvmerge.algebra import TaskVector
 from tvmerge.errors import MismatchError
-from tvmerge.merge import RunOptions
-from tvmerge.plan import check_match
+from tvmerge.matching import check_match
+from tvmerge.run_options import RunOptions
 from tvmerge.safetensors import FLOAT_DTYPES
 from tvmerge.stored import Slot, Stored, open_stored
 

@@ -25,7 +25,7 @@ def add(*states: bytes) -> bytes:
 
 
 def file_digest(head: bytes, state: bytes) -> str:
-    """The digest of a file that opens with `head` (length and header) and whose data sums to `state`.
+    """The digest of a file with the opening bytes `head` (length and header) and the data `state`.
 
     `tvd1:` and 32 hexadecimal digits: BLAKE2b, 16 bytes long, of `state` followed by `head`.
     """
@@ -33,7 +33,7 @@ def file_digest(head: bytes, state: bytes) -> str:
 
 
 def bytes_digest(parts: Iterable[bytes]) -> str:
-    """The digest of any other file: `blake2b:` and 32 hexadecimal digits of BLAKE2b of its bytes."""
+    """The digest of any other file: `blake2b:` and 32 hexadecimal digits."""
     digest = blake2b(digest_size=16)
     for part in parts:
         digest.update(part)

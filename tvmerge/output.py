@@ -1,20 +1,18 @@
-"""The output folder: appears whole under its name, or not at all.
-
-Everything is written into a hidden folder beside the destination, which is renamed at the end.
-Whatever ends the run before that (an error, Ctrl-C) takes the hidden folder with it.
-"""
+"""What an output folder may be, and what lies in it beside the weights."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from tvmerge.errors import OutputError, StorageError, TVMergeError
-from tvmerge.stored import Stored
+from tvmerge.dtype import TORCH_NAMES
+from tvmerge.errors import FormatError, OutputError, StorageError, TVMergeError
+from tvmerge.plan import OutShard
+from tvmerge.stored import INDEX_SUFFIX, Stored
 
 # Weights in any format, their indices, and training state: not part of a merged model.
 _NOT_COPIED = (
@@ -54,49 +52,6 @@ def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
 
 
 @contextmanager
-def atomic_folder(out: Path, *, size_bytes: int) -> Iterator[Path]:
-    """Yield a hidden folder beside `out` that becomes `out` when the block ends well.
-
-    Raises OutputError where the place cannot be written or has less than `size_bytes` free.
-    """
-    target = out.resolve()
-    made_parents = [parent for parent in target.parents if not parent.exists()]
-    hidden: Path | None = None
-    try:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            hidden = Path(
-                tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-            )
-            free = shutil.disk_usage(hidden).free
-        except OSError as error:
-            raise OutputError(
-                f"{out}: cannot write there: {error.strerror or error} "
-                f"({error.filename or target.parent}). Name another folder"
-            ) from error
-        if free < size_bytes:
-            raise OutputError(
-                f"{out}: the output takes {size_bytes:,} bytes, the disk has {free:,} free. "
-                "Free some space, or write to another disk"
-            )
-        yield hidden
-        umask = os.umask(0)
-        os.umask(umask)
-        hidden.chmod(0o777 & ~umask)  # mkdtemp makes it private
-        try:
-            hidden.rename(target)  # takes the place of an empty folder, and of nothing else
-        except OSError as error:
-            raise OutputError(f"{out}: was taken while the merge ran. Name another one") from error
-    except BaseException:
-        if hidden is not None:
-            shutil.rmtree(hidden, ignore_errors=True)
-        for parent in made_parents:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-@contextmanager
 def storage_errors(place: str | os.PathLike[str]) -> Iterator[None]:
     """Raise StorageError for what the operating system refuses while `place` is written."""
     try:
@@ -130,3 +85,33 @@ def copy_companions(donor: Stored, to: Path) -> list[str]:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
     return sorted(str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
+
+
+def write_index(shards: Sequence[OutShard], folder: Path, *, stem: str) -> None:
+    """Write the index of a sharded output, as `save_pretrained` does; nothing for one shard."""
+    if len(shards) == 1:
+        return
+    entries = [(shard.name, entry) for shard in shards for entry in shard.entries]
+    index = {
+        "metadata": {
+            "total_parameters": sum(entry.elements for _, entry in entries),
+            "total_size": sum(entry.size_bytes for _, entry in entries),
+        },
+        "weight_map": {entry.name: name for name, entry in entries},
+    }
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / (stem + INDEX_SUFFIX)).write_text(text)
+
+
+def declare_dtype(config: Path, dtype: str) -> None:
+    """Keep a copied config true when the weights' dtype (its safetensors code) was changed."""
+    if not config.is_file():
+        return
+    try:
+        content = json.loads(config.read_bytes())
+    except ValueError as error:
+        raise FormatError(f"{config.name}: not JSON ({error}). Correct the base's own") from error
+    for key in ("torch_dtype", "dtype"):
+        if key in content:
+            content[key] = TORCH_NAMES[dtype]
+    config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

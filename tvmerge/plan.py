@@ -1,25 +1,23 @@
 """Plans a merge: decides every output byte's place before any tensor is read.
 
-From coefficients per input to the flat lists of jobs that the native engine runs.
+From coefficients per input to flat lists of jobs. Several variants (other coefficients of the same
+inputs) make one plan: it reads each input once, whatever their number.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tvmerge._core import CombineJob, CopyJob, Source
 from tvmerge.dtype import parse_dtype
-from tvmerge.errors import ConfigError, MismatchError, did_you_mean
+from tvmerge.errors import ConfigError
+from tvmerge.jobs import ZERO, Combine, Copy, Job, Range, Result
+from tvmerge.matching import check_match, refuse_quantised
 from tvmerge.safetensors import FLOAT_DTYPES, Entry, layout
 from tvmerge.stored import KIND_KEY, TASK_VECTOR, Slot, Stored
 
-_LISTED = 5  # how many mismatches an error names
-# What a combine job compares its output with, to count changed elements (csrc/job.hpp).
-_NO_REFERENCE = -1
-_ZERO = -2
+Coefficients = Mapping[Stored, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,152 +30,199 @@ class OutShard:
     entries: tuple[Entry, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """The jobs of one merge; `combined` and `copied` name the tensors, in the jobs' order."""
+    """The jobs of one merge.
 
+    Every variant has the same shards: output file `variant * len(shards) + shard` of the jobs.
+    `inputs` are all files of all inputs, each of which is read whole, so that it can be digested.
+    """
+
+    variants: int
     shards: tuple[OutShard, ...]
-    inputs: list[Path] = field(default_factory=list)
-    combines: list[CombineJob] = field(default_factory=list)
-    copies: list[CopyJob] = field(default_factory=list)
-    combined: list[str] = field(default_factory=list)
-    copied: list[str] = field(default_factory=list)
-    counts_changes: bool = True
-    bytes_to_move: int = 0
+    inputs: tuple[Path, ...]
+    jobs: tuple[Job, ...]
 
     @property
     def output_bytes(self) -> int:
         """The size of all files to be written."""
-        return sum(shard.size_bytes for shard in self.shards)
+        return self.variants * sum(shard.size_bytes for shard in self.shards)
 
-    @property
-    def elements(self) -> int:
-        """The number of elements that are computed rather than copied."""
-        names = set(self.combined)
-        return sum(e.elements for s in self.shards for e in s.entries if e.name in names)
-
-    def input_index(self, path: Path, known: dict[Path, int]) -> int:
-        """The number under which the engine knows this file."""
-        if path not in known:
-            known[path] = len(self.inputs)
-            self.inputs.append(path)
-        return known[path]
+    def variant(self, output: int) -> int:
+        """The variant that an output file belongs to."""
+        return output // len(self.shards)
 
 
 def plan_checkpoint(
-    coefficients: Mapping[Stored, float], donor: Stored, *, dtype: str | None = None
+    variants: Sequence[Coefficients], donor: Stored, *, dtype: str | None = None
 ) -> Plan:
-    """Plan a model: donor's shards and names, its dtypes unless `dtype` is given.
+    """Plan models: donor's shards and names, its dtypes unless `dtype` is given.
 
     Integer and boolean tensors are copied from the donor, as are tensors that nothing touches.
+    Raises ConfigError where no weights would be left, MismatchError where inputs do not fit.
     """
-    terms = _donor_first(coefficients, donor)
-    if all(stored.is_task_vector for stored in terms):
-        raise ConfigError("the checkpoints' coefficients cancel out: no weights would be left")
-    _refuse_quantised([donor, *terms])
-    check_match(terms, donor)
+    for coefficients in variants:
+        if all(stored.is_task_vector for stored in coefficients):
+            raise ConfigError("the checkpoints' coefficients cancel out: no weights would be left")
+    _check(variants, donor)
     wanted = parse_dtype(dtype) if dtype is not None else None
     names = _shard_names(donor, stem="model")
     shards = tuple(
         _lay_out(name, header.entries, wanted, metadata={"format": "pt"})
         for name, (_, header) in zip(names, donor.shards, strict=True)
     )
-    plan = Plan(shards)
-    known: dict[Path, int] = {}
-    for number, entry in _placed(shards):
-        _plan_tensor(plan, known, number, entry, terms, donor)
-    return plan
+    planner = _Planner(variants, donor, shards, also_read=(donor,))
+    return planner.plan(planner.model_tensor)
 
 
 def plan_vector(
-    coefficients: Mapping[Stored, float], donor: Stored, *, dtype: str | None = None
+    variants: Sequence[Coefficients], donor: Stored, *, dtype: str | None = None
 ) -> Plan:
-    """Plan a stored task vector: every floating-point tensor of the donor, in float32."""
-    terms = _donor_first(coefficients, donor)
-    _refuse_quantised(list(terms))
-    check_match(terms, donor)
+    """Plan stored task vectors: every floating-point tensor of the donor, in float32."""
+    _check(variants, donor)
     wanted = parse_dtype(dtype or "F32")
     metadata = {"format": "pt", KIND_KEY: TASK_VECTOR}
     shards = []
     for name, (_, header) in zip(_shard_names(donor, stem="vector"), donor.shards, strict=True):
         floats = tuple(entry for entry in header.entries if entry.dtype in FLOAT_DTYPES)
         shards.append(_lay_out(name, floats, wanted, metadata=metadata))
-    plan = Plan(tuple(shards))
-    known: dict[Path, int] = {}
-    for number, entry in _placed(plan.shards):
-        _combine(plan, known, number, entry, terms, _ZERO)
-    return plan
+    # A donor that has cancelled out, as in (a - base) - (b - base), gives only the layout.
+    planner = _Planner(variants, donor, tuple(shards), also_read=())
+    return planner.plan(planner.vector_tensor)
 
 
-def holders(terms: Mapping[Stored, float], name: str) -> list[tuple[Slot, float]]:
-    """The places of tensor `name` in the inputs that have it, with their coefficients."""
-    return [(stored.slots[name], c) for stored, c in terms.items() if name in stored.slots]
+def summing_order(variants: Sequence[Coefficients], donor: Stored) -> tuple[Stored, ...]:
+    """The inputs of all variants, the donor first, in an order that keeps each variant's own.
+
+    The order of a sum decides its last bits: so every variant has those of a merge of its own.
+    Raises ConfigError where two variants name the same inputs in contrary orders.
+    """
+    orders = [sorted(terms, key=lambda stored: stored != donor) for terms in variants]
+    left = list(dict.fromkeys(stored for order in orders for stored in order))
+    placed: list[Stored] = []
+    while left:
+        # Of what nothing unplaced precedes in any variant, the first that was named.
+        behind = {s for order in orders for s in [s for s in order if s in left][1:]}
+        free = [stored for stored in left if stored not in behind]
+        if not free:
+            raise ConfigError("the variants name the same inputs in different orders: use one")
+        placed.append(free[0])
+        left.remove(free[0])
+    return tuple(placed)
 
 
-def _donor_first(coefficients: Mapping[Stored, float], donor: Stored) -> dict[Stored, float]:
-    # The order of the sum is fixed, so that the same merge gives the same bits.
-    ordered = {donor: coefficients[donor]} if donor in coefficients else {}
-    return ordered | dict(coefficients)
+class _Planner:
+    """Numbers the input files, and sees to it that each of their tensors is digested once."""
 
+    def __init__(
+        self,
+        variants: Sequence[Coefficients],
+        donor: Stored,
+        shards: tuple[OutShard, ...],
+        *,
+        also_read: Sequence[Stored],
+    ) -> None:
+        self.variants, self.donor, self.shards = variants, donor, shards
+        self.terms = summing_order(variants, donor)
+        self.inputs = tuple(dict.fromkeys((*also_read, *self.terms)))
+        files = dict.fromkeys(file for stored in self.inputs for file, _ in stored.shards)
+        self.files = {file: number for number, file in enumerate(files)}
+        self.digested: set[tuple[int, Entry]] = set()
 
-def _refuse_quantised(inputs: list[Stored]) -> None:
-    """Quantised codes are not weights: combining them without their scales gives noise."""
-    for stored in inputs:
-        config = stored.folder / "config.json"
-        if not config.is_file():
-            continue
-        try:
-            content = json.loads(config.read_bytes())
-        except (OSError, ValueError):
-            continue  # transformers will have its own say about a broken config
-        if isinstance(content, dict) and content.get("quantization_config"):
-            raise MismatchError(
-                f"{config}: the model is quantised (quantization_config): its stored codes cannot "
-                "be combined. Dequantise it first and save it in bfloat16"
+    def plan(self, tensor: Callable[[int, Entry], Iterator[Job]]) -> Plan:
+        """The jobs that `tensor` gives for every entry of every shard."""
+        jobs = [
+            job
+            for number, shard in enumerate(self.shards)
+            for entry in shard.entries
+            for job in tensor(number, entry)
+        ]
+        jobs += self._unread()
+        return Plan(len(self.variants), self.shards, tuple(self.files), tuple(jobs))
+
+    def _holders(self, name: str) -> list[Stored]:
+        """The inputs that have tensor `name`, in the order of the sum."""
+        return [stored for stored in self.terms if name in stored.slots]
+
+    def model_tensor(self, shard: int, entry: Entry) -> Iterator[Job]:
+        """A tensor of a model: copied for the variants that leave it alone, combined for others."""
+        own = self.donor.slots[entry.name]
+        everywhere = range(len(self.variants))
+        if entry.dtype not in FLOAT_DTYPES:
+            others = [s.slots[entry.name] for s in self._holders(entry.name) if s != self.donor]
+            yield self._copy(shard, entry, everywhere, own, others)
+            return
+        alone = [v for v in everywhere if self._leaves_alone(self.variants[v], entry, own)]
+        if alone:
+            yield self._copy(shard, entry, alone, own, [])
+        touched = [v for v in everywhere if v not in alone]
+        if touched:
+            seen = [
+                s for s in self._holders(entry.name) if any(s in self.variants[v] for v in touched)
+            ]
+            # The donor may have cancelled out, as in base + (tuned - base): it is then read all
+            # the same, with coefficient 0, to see what changed.
+            sources = [self.donor, *(stored for stored in seen if stored != self.donor)]
+            yield self._combine(shard, entry, touched, sources, reference=0)
+
+    def vector_tensor(self, shard: int, entry: Entry) -> Iterator[Job]:
+        """A tensor of a task vector: what it changes is counted from zero."""
+        everywhere = range(len(self.variants))
+        yield self._combine(shard, entry, everywhere, self._holders(entry.name), ZERO)
+
+    def _combine(
+        self,
+        shard: int,
+        entry: Entry,
+        variants: Sequence[int],
+        inputs: Sequence[Stored],
+        reference: int,
+    ) -> Combine:
+        results = tuple(
+            Result(
+                variant * len(self.shards) + shard,
+                entry.begin,
+                entry.dtype,
+                reference,
+                tuple(self.variants[variant].get(stored, 0.0) for stored in inputs),
             )
+            for variant in variants
+        )
+        sources = tuple(self._range(stored.slots[entry.name]) for stored in inputs)
+        return Combine(entry.name, sources, entry.elements, results)
 
+    def _unread(self) -> Iterator[Copy]:
+        """What no job has read (integers, when a vector is made) is read for the digests alone."""
+        for stored in self.inputs:
+            for slot in stored.slots.values():
+                if (self.files[slot.file], slot.entry) not in self.digested:
+                    whole = self._range(slot)
+                    yield Copy(slot.entry.name, whole, slot.entry.size_bytes, (), ())
 
-def check_match(terms: Mapping[Stored, float], donor: Stored) -> None:
-    """Every checkpoint has the donor's tensors, no others, in the same shapes."""
-    problems: list[str] = []
-    for stored in terms:
-        if stored == donor:
-            continue
-        if stored.is_task_vector and not donor.slots.keys() & stored.slots.keys():
-            problems.append(f"{stored.source} and {donor.source} have no tensor in common")
-        problems += _mismatches(stored, donor)
-    if problems:
-        more = f"\n  ... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise MismatchError(
-            "the inputs do not fit together:\n  "
-            + "\n  ".join(problems[:_LISTED])
-            + more
-            + "\nUse checkpoints of one architecture and vocabulary (see `tvmerge inspect`)"
+    def _leaves_alone(self, terms: Coefficients, entry: Entry, own: Slot) -> bool:
+        touching = [stored for stored in terms if entry.name in stored.slots]
+        return (
+            touching == [self.donor] and terms[self.donor] == 1 and entry.dtype == own.entry.dtype
         )
 
+    def _copy(
+        self, shard: int, entry: Entry, variants: Sequence[int], own: Slot, others: Sequence[Slot]
+    ) -> Copy:
+        targets = tuple((variant * len(self.shards) + shard, entry.begin) for variant in variants)
+        same_as = tuple(map(self._range, others))
+        return Copy(entry.name, self._range(own), entry.size_bytes, targets, same_as)
 
-def _mismatches(stored: Stored, donor: Stored) -> Iterator[str]:
-    # A stored vector may hold fewer tensors than the model: it adds nothing to the others.
-    if not stored.is_task_vector:
-        unmatched = stored.slots.keys() - donor.slots.keys()
-        for name in sorted(donor.slots.keys() - stored.slots.keys()):
-            near = did_you_mean(name, unmatched)
-            yield f"{name}: in {donor.source}, missing in {stored.source}.{near}"
-    for name, slot in sorted(stored.slots.items()):
-        if name not in donor.slots:
-            yield f"{name}: in {stored.source}, missing in {donor.source}"
-            continue
-        mine, other = slot.entry, donor.slots[name].entry
-        if mine.shape != other.shape:
-            yield (
-                f"{name}: shape {list(mine.shape)} in {stored.source}, "
-                f"expected {list(other.shape)} as in {donor.source}"
-            )
-        elif mine.dtype != other.dtype and not {mine.dtype, other.dtype} <= FLOAT_DTYPES:
-            yield (
-                f"{name}: {mine.dtype} in {stored.source}, expected {other.dtype} "
-                f"as in {donor.source}"
-            )
+    def _range(self, slot: Slot) -> Range:
+        place = (self.files[slot.file], slot.entry)
+        first = place not in self.digested
+        self.digested.add(place)
+        return Range(place[0], slot.entry.begin, slot.entry.dtype, digested=first)
+
+
+def _check(variants: Sequence[Coefficients], donor: Stored) -> None:
+    inputs = dict.fromkeys(stored for terms in variants for stored in terms)
+    refuse_quantised([donor, *inputs])
+    check_match(inputs, donor)
 
 
 def _shard_names(donor: Stored, *, stem: str) -> list[str]:
@@ -195,78 +240,3 @@ def _lay_out(
     ]
     head, placed, size = layout(wanted, metadata)
     return OutShard(name, head, size, tuple(placed))
-
-
-def _placed(shards: tuple[OutShard, ...]) -> Iterator[tuple[int, Entry]]:
-    for number, shard in enumerate(shards):
-        for entry in shard.entries:
-            yield number, entry
-
-
-def _plan_tensor(
-    plan: Plan,
-    known: dict[Path, int],
-    number: int,
-    entry: Entry,
-    terms: Mapping[Stored, float],
-    donor: Stored,
-) -> None:
-    own = donor.slots[entry.name]
-    touching = [stored for stored in terms if entry.name in stored.slots]
-    untouched = touching == [donor] and terms[donor] == 1 and entry.dtype == own.entry.dtype
-    if entry.dtype not in FLOAT_DTYPES or untouched:
-        others = [s.slots[entry.name] for s in touching if s != donor]
-        _copy(plan, known, number, entry, own, others)
-        return
-    comparable = entry.dtype == own.entry.dtype
-    plan.counts_changes &= comparable
-    # The donor may have cancelled out, as in base + (tuned - base): it is then read all the same,
-    # with coefficient 0, only to see whether anything changed.
-    seen = terms if donor in terms or not comparable else {**terms, donor: 0.0}
-    last = len(holders(seen, entry.name)) - 1
-    reference = _NO_REFERENCE if not comparable else 0 if donor in terms else last
-    _combine(plan, known, number, entry, seen, reference)
-
-
-def _combine(
-    plan: Plan,
-    known: dict[Path, int],
-    number: int,
-    entry: Entry,
-    terms: Mapping[Stored, float],
-    reference: int,
-) -> None:
-    sources = [
-        Source(plan.input_index(slot.file, known), slot.entry.begin, slot.entry.dtype, coefficient)
-        for slot, coefficient in holders(terms, entry.name)
-    ]
-    plan.combines.append(
-        CombineJob(
-            sources=sources,
-            elements=entry.elements,
-            out_file=number,
-            out_offset_bytes=entry.begin,
-            out_dtype=entry.dtype,
-            reference=reference,
-        )
-    )
-    plan.combined.append(entry.name)
-    read = sum(slot.entry.size_bytes for slot, _ in holders(terms, entry.name))
-    plan.bytes_to_move += read + entry.size_bytes
-
-
-def _copy(
-    plan: Plan, known: dict[Path, int], number: int, entry: Entry, own: Slot, others: list[Slot]
-) -> None:
-    plan.copies.append(
-        CopyJob(
-            file=plan.input_index(own.file, known),
-            offset_bytes=own.entry.begin,
-            size_bytes=own.entry.size_bytes,
-            out_file=number,
-            out_offset_bytes=entry.begin,
-            same_as=[(plan.input_index(s.file, known), s.entry.begin) for s in others],
-        )
-    )
-    plan.copied.append(entry.name)
-    plan.bytes_to_move += entry.size_bytes * (2 + len(others))

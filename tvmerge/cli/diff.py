@@ -14,7 +14,7 @@ from tvmerge.cli.progress import shown
 from tvmerge.compare import Difference, TensorDifference
 from tvmerge.compare import diff as compare
 from tvmerge.hub import resolve
-from tvmerge.merge import RunOptions
+from tvmerge.run_options import RunOptions
 
 _HEAD = ("", "elements", "changed", "|A|", "|B|", "|B-A|", "relative", "cosine")
 

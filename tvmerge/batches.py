@@ -1,0 +1,218 @@
+"""Cuts a plan into batches: what is run at once, recorded as done, and not done again.
+
+A batch knows its files by path and can be sent to another machine; batches may run in any order.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from tvmerge import _core
+from tvmerge.edit import Edit
+from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, Range, size_bytes
+from tvmerge.plan import Plan
+from tvmerge.record import Record as Record
+from tvmerge.run_options import BATCH_BYTES, Workspace
+
+# The dtype of a range whose bytes are compared rather than decoded: any of one byte.
+_BYTES = "F8_E4M3"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some of a plan's jobs, or parts of them, and the files that they need.
+
+    Files go by their number in the plan; `inputs` and `outputs` say where they are.
+    """
+
+    number: int
+    inputs: Mapping[int, str]
+    outputs: Mapping[int, str]
+    jobs: tuple[Job, ...]
+
+    @property
+    def combines(self) -> tuple[Combine, ...]:
+        """The jobs that compute, in their order."""
+        return tuple(job for job in self.jobs if isinstance(job, Combine))
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        """The jobs that copy or only read, in their order."""
+        return tuple(job for job in self.jobs if isinstance(job, Copy))
+
+    @property
+    def bytes_read(self) -> int:
+        """The bytes of all ranges that are read."""
+        return sum(job.bytes_read for job in self.jobs)
+
+    @property
+    def bytes_written(self) -> int:
+        """The bytes of all ranges that are written."""
+        return sum(job.bytes_written for job in self.jobs)
+
+    @property
+    def bytes_to_move(self) -> int:
+        """What the batch reads and writes together."""
+        return self.bytes_read + self.bytes_written
+
+
+def cut(
+    plan: Plan,
+    outputs: Sequence[Path],
+    *,
+    batch_bytes: int = BATCH_BYTES,
+    part_elements: int = PART_ELEMENTS,
+    part_bytes: int = PART_BYTES,
+) -> tuple[Batch, ...]:
+    """Cut `plan` into batches that move about `batch_bytes` each.
+
+    `outputs` are the places of the plan's output files. The same plan and sizes give the same cut.
+    """
+    parts: list[Job] = [
+        part
+        for job in plan.jobs
+        for part in job.parts(part_elements if isinstance(job, Combine) else part_bytes)
+    ]
+    weights = [part.bytes_read + part.bytes_written for part in parts]
+    whole = sum(weights)
+    count = max(1, -(-whole // batch_bytes))
+    held: dict[int, list[Job]] = defaultdict(list)
+    before = 0
+    for part, weight in zip(parts, weights, strict=True):
+        middle = before + weight // 2
+        held[middle * count // whole if whole else 0].append(part)
+        before += weight
+    return tuple(
+        _batch(number, held[key], plan, outputs) for number, key in enumerate(sorted(held))
+    )
+
+
+def _batch(number: int, jobs: Sequence[Job], plan: Plan, outputs: Sequence[Path]) -> Batch:
+    read: set[int] = set()
+    written: set[int] = set()
+    for job in jobs:
+        if isinstance(job, Combine):
+            read.update(source.file for source in job.sources)
+            written.update(result.file for result in job.results)
+        else:
+            read.update(place.file for place in (job.source, *job.same_as))
+            written.update(file for file, _ in job.targets)
+    return Batch(
+        number,
+        {file: os.fspath(plan.inputs[file]) for file in sorted(read)},
+        {file: os.fspath(outputs[file]) for file in sorted(written)},
+        tuple(jobs),
+    )
+
+
+def run_batch(
+    batch: Batch, workspace: Workspace, progress: Callable[[int], None] | None = None
+) -> Record:
+    """Run a batch with the native engine; its output files exist in full size.
+
+    `progress` is called with the bytes moved so far. Raises StorageError where a file cannot be
+    read or written, MemoryLimitError where the workspace is too small.
+    """
+    started = monotonic()
+    here_in, here_out = _renumbered(batch.inputs), _renumbered(batch.outputs)
+    done = _core.merge(
+        list(batch.inputs.values()),
+        list(batch.outputs.values()),
+        [_native_combine(job, here_in, here_out) for job in batch.combines],
+        [_native_copy(job, here_in, here_out) for job in batch.copies],
+        threads=workspace.threads,
+        slice_bytes=workspace.slice_bytes,
+        buffer_bytes=workspace.buffer_bytes,
+        isa=workspace.isa,
+        drop_behind=workspace.drop_behind,
+        progress=progress,
+    )
+    return Record(
+        number=batch.number,
+        edits=tuple(tuple(Edit(*edit) for edit in job) for job in done.edits),
+        different=tuple(done.different),
+        input_states=dict(zip(batch.inputs, done.input_digests, strict=True)),
+        output_states=dict(zip(batch.outputs, done.output_digests, strict=True)),
+        bytes_read=batch.bytes_read,
+        bytes_written=batch.bytes_written,
+        seconds=monotonic() - started,
+    )
+
+
+def read_back(batch: Batch, workspace: Workspace) -> dict[int, bytes]:
+    """The digest states of what a batch's output files hold in the ranges that it writes."""
+    here = _renumbered(batch.outputs)
+    done = _core.merge(
+        list(batch.outputs.values()),
+        [],
+        [],
+        [
+            _core.CopyJob(
+                file=here[file],
+                offset_bytes=offset,
+                size_bytes=size,
+                digested=True,
+                targets=[],
+                same_as=[],
+            )
+            for file, offset, size in _written(batch)
+        ],
+        threads=workspace.threads,
+        slice_bytes=workspace.slice_bytes,
+        buffer_bytes=workspace.buffer_bytes,
+        drop_behind=workspace.drop_behind,
+    )
+    return dict(zip(batch.outputs, done.input_digests, strict=True))
+
+
+def _written(batch: Batch) -> Iterator[tuple[int, int, int]]:
+    for job in batch.combines:
+        for result in job.results:
+            size = size_bytes(result.dtype, job.elements)
+            yield result.file, result.offset_bytes, size
+    for copy in batch.copies:
+        for file, offset in copy.targets:
+            yield file, offset, copy.size_bytes
+
+
+def _renumbered(files: Mapping[int, str]) -> dict[int, int]:
+    return {number: here for here, number in enumerate(files)}
+
+
+def _native(place: Range, files: Mapping[int, int], dtype: str | None = None) -> _core.Source:
+    return _core.Source(files[place.file], place.offset_bytes, dtype or place.dtype, place.digested)
+
+
+def _native_combine(
+    job: Combine, inputs: Mapping[int, int], outputs: Mapping[int, int]
+) -> _core.CombineJob:
+    return _core.CombineJob(
+        sources=[_native(source, inputs) for source in job.sources],
+        elements=job.elements,
+        outputs=[
+            _core.Output(
+                file=outputs[result.file],
+                offset_bytes=result.offset_bytes,
+                dtype=result.dtype,
+                reference=result.reference,
+                coefficients=result.coefficients,
+            )
+            for result in job.results
+        ],
+    )
+
+
+def _native_copy(job: Copy, inputs: Mapping[int, int], outputs: Mapping[int, int]) -> _core.CopyJob:
+    return _core.CopyJob(
+        file=inputs[job.source.file],
+        offset_bytes=job.source.offset_bytes,
+        size_bytes=job.size_bytes,
+        digested=job.source.digested,
+        targets=[(outputs[file], offset) for file, offset in job.targets],
+        same_as=[_native(other, inputs, _BYTES) for other in job.same_as],
+    )

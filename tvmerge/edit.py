@@ -1,0 +1,62 @@
+"""What rounding left of an intended change of weights: sums over elements, and how parts add up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An output tensor (or several) beside its reference, as the engine summed it up.
+
+    With x the reference, y the exact sum and z the output, the intended edit is d = y - x and the
+    realised one r = z - x. `intended` counts elements whose d is more than arithmetic noise,
+    `lost` those of them where z is x all the same, `changed` all where z is not x.
+    """
+
+    changed: int = 0
+    intended: int = 0
+    lost: int = 0
+    intended_sq: float = 0.0
+    realised_sq: float = 0.0
+    dot: float = 0.0
+
+    def __add__(self, other: Edit) -> Edit:
+        return Edit(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def cosine(self) -> float | None:
+        """The cosine of intended and realised edit; None where one is 0 or not finite."""
+        scale = math.sqrt(self.intended_sq) * math.sqrt(self.realised_sq)
+        return self.dot / scale if 0 < scale < math.inf and math.isfinite(self.dot) else None
+
+    @property
+    def lost_share(self) -> float:
+        """The share of the intended elements that rounding left as they were, 0 to 1."""
+        return self.lost / self.intended if self.intended else 0.0
+
+
+def fold(parts: Iterable[Edit]) -> Edit:
+    """The edit of a tensor from those of its parts, all of one power-of-two size but the last.
+
+    Parts are added as a binary tree, what is left over from the last part up: the engine does the
+    same within a part (csrc/edit.hpp), so that no cut shows in the sums.
+    """
+    stack: list[Edit] = []
+    for number, part in enumerate(parts, 1):
+        stack.append(part)
+        while number % 2 == 0:
+            last = stack.pop()
+            stack[-1] += last
+            number //= 2
+    while len(stack) > 1:
+        last = stack.pop()
+        stack[-1] += last
+    return stack[0] if stack else Edit()
+
+
+def total(edits: Iterable[Edit]) -> Edit:
+    """The edit of a whole model: its tensors' edits added in their order."""
+    return sum(edits, Edit())

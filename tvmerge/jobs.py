@@ -1,0 +1,128 @@
+"""What a merge consists of, as plain values: ranges of files to combine, to copy, to read.
+
+They become the engine's objects only when a batch of them runs, perhaps on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tvmerge.safetensors import DTYPE_BITS
+
+# A part's size does not show in any result. Parts begin at multiples of 64 bytes, of which the
+# digests are made, and are powers of two, of which an edit's sums are (edit.py).
+PART_ELEMENTS = 2**26
+PART_BYTES = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A tensor, or a part of one, in an input file (by its number in the plan)."""
+
+    file: int
+    offset_bytes: int
+    dtype: str
+    # Whether its bytes count in the digest of its file: where several jobs read it, one counts.
+    digested: bool
+
+    def moved(self, by_bytes: int) -> Range:
+        """The range that begins so much later."""
+        return replace(self, offset_bytes=self.offset_bytes + by_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One weighted sum of a job's sources, and its place in an output file."""
+
+    file: int
+    offset_bytes: int
+    dtype: str
+    # The number of the source that it is compared with, or ZERO.
+    reference: int
+    coefficients: tuple[float, ...]  # one for each source; 0: no term
+
+
+ZERO = -2  # csrc/job.hpp
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Reads the sources of one tensor once and writes a weighted sum for every result."""
+
+    tensor: str
+    sources: tuple[Range, ...]
+    elements: int
+    results: tuple[Result, ...]
+
+    @property
+    def bytes_read(self) -> int:
+        """The size of all sources."""
+        return sum(size_bytes(source.dtype, self.elements) for source in self.sources)
+
+    @property
+    def bytes_written(self) -> int:
+        """The size of all results."""
+        return sum(size_bytes(result.dtype, self.elements) for result in self.results)
+
+    def parts(self, elements: int = PART_ELEMENTS) -> Iterator[Combine]:
+        """The job cut into parts of `elements`; the last one may be smaller."""
+        if self.elements <= elements:
+            yield self
+            return
+        for start in range(0, self.elements, elements):
+            yield Combine(
+                self.tensor,
+                tuple(source.moved(size_bytes(source.dtype, start)) for source in self.sources),
+                min(elements, self.elements - start),
+                tuple(
+                    replace(r, offset_bytes=r.offset_bytes + size_bytes(r.dtype, start))
+                    for r in self.results
+                ),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copies a tensor's bytes to any number of (output file, offset); none: it is only read.
+
+    `same_as` are ranges that should hold the same bytes.
+    """
+
+    tensor: str
+    source: Range
+    size_bytes: int
+    targets: tuple[tuple[int, int], ...]
+    same_as: tuple[Range, ...]
+
+    @property
+    def bytes_read(self) -> int:
+        """The bytes of the source and of all that it is compared with."""
+        return self.size_bytes * (1 + len(self.same_as))
+
+    @property
+    def bytes_written(self) -> int:
+        """The bytes of all targets."""
+        return self.size_bytes * len(self.targets)
+
+    def parts(self, part_bytes: int = PART_BYTES) -> Iterator[Copy]:
+        """The job cut into parts of `part_bytes`; the last one may be smaller."""
+        if self.size_bytes <= part_bytes:
+            yield self
+            return
+        for start in range(0, self.size_bytes, part_bytes):
+            yield Copy(
+                self.tensor,
+                self.source.moved(start),
+                min(part_bytes, self.size_bytes - start),
+                tuple((file, offset + start) for file, offset in self.targets),
+                tuple(other.moved(start) for other in self.same_as),
+            )
+
+
+Job = Combine | Copy
+
+
+def size_bytes(dtype: str, elements: int) -> int:
+    """The bytes that so many elements take."""
+    return elements * DTYPE_BITS[dtype] // 8

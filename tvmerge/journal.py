@@ -1,0 +1,136 @@
+"""The journal of an unfinished merge: which merge it is, and which batches are done.
+
+JSON lines, each behind a checksum of its own. The first line names the merge; every further one is
+the record of a batch. What follows a line that does not hold (a crash cut it off) is worth nothing
+and is written over. The open journal is the lock: one process at a time writes to a folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from tvmerge.errors import OutputError
+from tvmerge.record import Record
+
+FORMAT = "tvmerge journal 1"
+_SUM_DIGITS = 16
+
+
+class Journal:
+    """An open and locked journal. Made by `Journal.open`."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self.merge: Mapping[str, Any] | None = None
+        self.records: dict[int, Record] = {}
+        self._read()
+
+    @classmethod
+    def open(cls, path: Path) -> Journal:
+        """Open or create the journal at `path`, and lock it.
+
+        Raises OutputError where another process holds it. On a file system that knows no locks
+        two merges into one folder are not kept apart.
+        """
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            _lock(file, path)
+            return cls(file)
+        except BaseException:
+            os.close(file)
+            raise
+
+    def still_at(self, path: Path) -> bool:
+        """Whether `path` is this journal; its folder may have been published in between."""
+        try:
+            return os.path.samestat(os.fstat(self._file), path.stat())
+        except FileNotFoundError:
+            return False
+
+    def begin(self, merge: Mapping[str, Any]) -> None:
+        """Start over, with the merge that follows."""
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.ftruncate(self._file, 0)
+        self.merge, self.records = merge, {}
+        self._append({"format": FORMAT, "pid": os.getpid(), "merge": merge})
+
+    def add(self, record: Record) -> None:
+        """Write down that a batch is done."""
+        self._append(record.to_json())
+        self.records[record.number] = record
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._file)
+
+    def _append(self, value: Mapping[str, Any]) -> None:
+        data = _line(value)
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def _read(self) -> None:
+        text = b"".join(iter(lambda: os.read(self._file, 2**20), b""))
+        values, length = parse(text)
+        if values and values[0].get("format") == FORMAT:
+            self.merge = values[0].get("merge")
+            self.records = {record.number: record for record in _records(values[1:])}
+        os.ftruncate(self._file, length)
+        os.lseek(self._file, length, os.SEEK_SET)
+
+
+def parse(text: bytes) -> tuple[list[dict[str, Any]], int]:
+    """A journal's objects up to the first line that does not hold, and their length in bytes."""
+    values: list[dict[str, Any]] = []
+    length = 0
+    for line in text.splitlines(keepends=True):
+        checksum, _, body = line.partition(b" ")
+        if not line.endswith(b"\n") or checksum != _checksum(body):
+            break
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, dict):
+            break
+        values.append(value)
+        length += len(line)
+    return values, length
+
+
+def _records(values: list[dict[str, Any]]) -> list[Record]:
+    records = []
+    for value in values:
+        try:
+            records.append(Record.from_json(value))
+        except (LookupError, TypeError, ValueError, AttributeError):
+            break  # from another version
+    return records
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    body = json.dumps(value).encode() + b"\n"
+    return _checksum(body) + b" " + body
+
+
+def _checksum(body: bytes) -> bytes:
+    return blake2b(body, digest_size=_SUM_DIGITS // 2).hexdigest().encode()
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        values, _ = parse(os.pread(file, 2**20, 0))
+        who = f" (process {values[0]['pid']})" if values and "pid" in values[0] else ""
+        raise OutputError(
+            f"{path.parent}: another merge{who} is writing there. Wait for it, or name another "
+            "folder"
+        ) from error
+    except OSError:
+        pass  # no locks here (some network file systems)

@@ -1,0 +1,75 @@
+"""Whether inputs fit together: the same tensors in the same shapes, and weights, not codes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from tvmerge.errors import MismatchError, did_you_mean
+from tvmerge.safetensors import FLOAT_DTYPES
+from tvmerge.stored import Stored
+
+_LISTED = 5  # how many mismatches an error names
+
+
+def check_match(inputs: Iterable[Stored], donor: Stored) -> None:
+    """Every checkpoint has the donor's tensors, no others, in the same shapes.
+
+    Raises MismatchError that names the first few tensors at fault.
+    """
+    problems: list[str] = []
+    for stored in inputs:
+        if stored == donor:
+            continue
+        if stored.is_task_vector and not donor.slots.keys() & stored.slots.keys():
+            problems.append(f"{stored.source} and {donor.source} have no tensor in common")
+        problems += _mismatches(stored, donor)
+    if problems:
+        more = f"\n  ... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        raise MismatchError(
+            "the inputs do not fit together:\n  "
+            + "\n  ".join(problems[:_LISTED])
+            + more
+            + "\nUse checkpoints of one architecture and vocabulary (see `tvmerge inspect`)"
+        )
+
+
+def refuse_quantised(inputs: Iterable[Stored]) -> None:
+    """Quantised codes are not weights: combining them without their scales gives noise."""
+    for stored in inputs:
+        config = stored.folder / "config.json"
+        if not config.is_file():
+            continue
+        try:
+            content = json.loads(config.read_bytes())
+        except (OSError, ValueError):
+            continue  # transformers will have its own say about a broken config
+        if isinstance(content, dict) and content.get("quantization_config"):
+            raise MismatchError(
+                f"{config}: the model is quantised (quantization_config): its stored codes cannot "
+                "be combined. Dequantise it first and save it in bfloat16"
+            )
+
+
+def _mismatches(stored: Stored, donor: Stored) -> Iterator[str]:
+    # A stored vector may hold fewer tensors than the model: it adds nothing to the others.
+    if not stored.is_task_vector:
+        unmatched = stored.slots.keys() - donor.slots.keys()
+        for name in sorted(donor.slots.keys() - stored.slots.keys()):
+            near = did_you_mean(name, unmatched)
+            yield f"{name}: in {donor.source}, missing in {stored.source}.{near}"
+    for name, slot in sorted(stored.slots.items()):
+        if name not in donor.slots:
+            yield f"{name}: in {stored.source}, missing in {donor.source}"
+            continue
+        mine, other = slot.entry, donor.slots[name].entry
+        if mine.shape != other.shape:
+            yield (
+                f"{name}: shape {list(mine.shape)} in {stored.source}, "
+                f"expected {list(other.shape)} as in {donor.source}"
+            )
+        elif mine.dtype != other.dtype and not {mine.dtype, other.dtype} <= FLOAT_DTYPES:
+            yield (
+                f"{name}: {mine.dtype} in {stored.source}, expected {other.dtype} "
+                f"as in {donor.source}"
+            )

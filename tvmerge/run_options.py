@@ -1,0 +1,102 @@
+"""How a merge runs: threads, memory, durability. None of it changes a byte of the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvmerge.errors import ConfigError, MemoryLimitError
+
+# Called with (bytes moved so far, bytes to move in all), a few times a second.
+Progress = Callable[[int, int], None]
+
+_MIB = 1024 * 1024
+# Threads' stacks, allocator slack and Python's own growth during a run.
+_RESERVE_BYTES = 24 * _MIB
+# With a second-level cache of 1 MiB, slices of 2 MiB took 0.54 s where 512 KiB took 0.67 s; with
+# one of 512 KiB both took the same (docs/results.md).
+_SLICE_BYTES = 2 * _MIB
+_BYTES_PER_THREAD = 12 * _MIB
+# The share of available memory that a merge's files may fill before they leave it again at once.
+_CACHE_SHARE = 0.75
+# Written between two records of the journal: what is lost at most when a run is cut off. Small
+# enough to spread over machines, large enough that starting a batch costs nothing beside it.
+BATCH_BYTES = 256 * _MIB
+# Off as in cp: what a power failure takes away, the next run of the command makes again, unless it
+# struck in the seconds after the end.
+SYNC_BY_DEFAULT = False
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What the engine may use: threads, and the bytes of their buffers together."""
+
+    threads: int
+    slice_bytes: int
+    buffer_bytes: int
+    isa: str = ""
+    # Whether files leave the page cache when they have been read and written.
+    drop_behind: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a merge runs; none of it changes a byte of the result."""
+
+    # What the whole process may hold; None: whatever it holds already, plus small buffers.
+    memory_mib: int | None = None
+    threads: int | None = None
+    progress: Progress | None = None
+    slice_bytes: int = _SLICE_BYTES
+    isa: str = ""
+    # Output bytes between two points from which an interrupted merge goes on.
+    batch_bytes: int = BATCH_BYTES
+    # Return when the result is on the disk, rather than when the system has taken it.
+    sync: bool = SYNC_BY_DEFAULT
+    # Discard what an earlier, unfinished merge into the same place has left.
+    restart: bool = False
+
+    def thread_count(self) -> int:
+        """The threads to run: as asked, or one for each processor this process may use."""
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads {self.threads}: expected at least 1")
+        return self.threads or len(os.sched_getaffinity(0))
+
+    def buffer_bytes(self) -> int:
+        """What the memory limit leaves for buffers, given what the process holds already."""
+        wanted = self.thread_count() * _BYTES_PER_THREAD
+        if self.memory_mib is None:
+            return wanted
+        with Path("/proc/self/statm").open() as file:
+            resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        left = self.memory_mib * _MIB - resident - _RESERVE_BYTES
+        if left <= 0:
+            raise MemoryLimitError(
+                f"memory limit of {self.memory_mib} MiB: the process holds "
+                f"{resident // _MIB} MiB already. Give at least "
+                f"{(resident + _RESERVE_BYTES) // _MIB + 1} MiB"
+            )
+        return min(left, wanted)
+
+    def workspace(self, bytes_to_move: int = 0) -> Workspace:
+        """What the engine may use, fixed now: the process grows a little while it runs.
+
+        A run whose files would fill memory leaves the page cache as it was: other programs' files
+        are not pushed out of it.
+        """
+        return Workspace(
+            threads=self.thread_count(),
+            slice_bytes=self.slice_bytes,
+            buffer_bytes=self.buffer_bytes(),
+            isa=self.isa,
+            drop_behind=bytes_to_move > _CACHE_SHARE * _available_bytes(),
+        )
+
+
+def _available_bytes() -> int:
+    """The memory that programs and the page cache could still take, as the kernel estimates it."""
+    with Path("/proc/meminfo").open() as file:
+        values = dict(line.split(":", 1) for line in file)
+    return int(values["MemAvailable"].split()[0]) * 1024
