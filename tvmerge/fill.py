@@ -1,0 +1,162 @@
+"""Runs a plan into torch tensors instead of files.
+
+The engine writes straight into a tensor's memory, in its dtype. What it cannot write to (on a GPU,
+not contiguous) is made in CPU memory, a few tensors at a time, and copied.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tvmerge import _core
+from tvmerge.edit import Edit, total
+from tvmerge.jobs import Combine, Copy, Job, Range, Result
+from tvmerge.model_tensors import dtype_code
+from tvmerge.plan import Plan
+from tvmerge.run_options import RunOptions
+from tvmerge.safetensors import DTYPE_BITS
+
+if TYPE_CHECKING:
+    import torch
+
+# What is made beside tensors that the engine cannot write to, at most (or one tensor).
+_STAGING_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Aimed:
+    """A job with one output, and the tensor that it fills."""
+
+    job: Job
+    target: torch.Tensor
+
+    @property
+    def bytes_moved(self) -> int:
+        return self.job.bytes_read + self.job.bytes_written
+
+
+def fill(plan: Plan, targets: Mapping[str, torch.Tensor], options: RunOptions) -> Edit:
+    """Fill the tensor of every name with the plan's only variant; the change of all of them.
+
+    Tensors have their entries' shapes; their floating-point dtype may be another, to which the
+    exact sum is rounded once. Names that have no tensor are not read.
+    """
+    aimed = [
+        _Aimed(_into_tensor(job, dtype_code(targets[job.tensor])), targets[job.tensor])
+        for job in plan.jobs
+        if job.tensor in targets and job.bytes_written
+    ]
+    in_all = sum(one.bytes_moved for one in aimed)
+    edits: dict[str, Edit] = {}
+    before = 0
+    for batch in _batches(aimed):
+        edits |= _run(plan, batch, options, before, in_all)
+        before += sum(one.bytes_moved for one in batch)
+    # In the plan's order, in which files' edits are added too: the same sums.
+    return total(edits[job.tensor] for job in plan.jobs if job.tensor in edits)
+
+
+def _into_tensor(job: Job, dtype: str) -> Job:
+    """The job with its one result at the start of an output of its own, in `dtype`."""
+    if isinstance(job, Combine):
+        return replace(job, results=(replace(job.results[0], offset_bytes=0, dtype=dtype),))
+    if job.source.dtype == dtype:
+        return replace(job, targets=((0, 0),), same_as=())
+    elements = job.size_bytes * 8 // DTYPE_BITS[job.source.dtype]
+    return Combine(job.tensor, (job.source,), elements, (Result(0, 0, dtype, 0, (1.0,)),))
+
+
+def _batches(aimed: Sequence[_Aimed]) -> Iterator[Sequence[_Aimed]]:
+    """All tensors that the engine writes to itself, then the others, a bounded size at a time."""
+    yield [one for one in aimed if _is_writable(one.target)]
+    batch: list[_Aimed] = []
+    for one in aimed:
+        if _is_writable(one.target):
+            continue
+        if batch and sum(o.target.nbytes for o in [*batch, one]) > _STAGING_BYTES:
+            yield batch
+            batch = []
+        batch.append(one)
+    yield batch
+
+
+def _is_writable(tensor: torch.Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def _run(
+    plan: Plan, batch: Sequence[_Aimed], options: RunOptions, before: int, in_all: int
+) -> dict[str, Edit]:
+    import torch
+
+    made = [
+        one.target
+        if _is_writable(one.target)
+        else torch.empty(one.target.shape, dtype=one.target.dtype)
+        for one in batch
+    ]
+    combines = [
+        (one.job.tensor, _combine(one.job, number))
+        for number, one in enumerate(batch)
+        if isinstance(one.job, Combine)
+    ]
+    told, space = options.progress, options.workspace()
+    result = _core.merge(
+        [os.fspath(path) for path in plan.inputs],
+        [(tensor.data_ptr(), tensor.nbytes) for tensor in made],
+        [combine for _, combine in combines],
+        [_copy(one.job, n) for n, one in enumerate(batch) if isinstance(one.job, Copy)],
+        threads=space.threads,
+        slice_bytes=space.slice_bytes,
+        buffer_bytes=space.buffer_bytes,
+        isa=space.isa,
+        progress=(lambda done: told(before + done, in_all)) if told else None,
+    )
+    for one, tensor in zip(batch, made, strict=True):
+        _take(one.target, tensor)
+    return {name: Edit(*edits[0]) for (name, _), edits in zip(combines, result.edits, strict=True)}
+
+
+def _take(target: torch.Tensor, made: torch.Tensor) -> None:
+    import torch
+
+    if target is not made:
+        target.copy_(made)
+    elif not target.is_inference():
+        # As an in-place operation does: a backward pass that saved the old weights must notice.
+        torch.autograd.graph.increment_version(target)
+
+
+def _combine(job: Combine, output: int) -> _core.CombineJob:
+    (result,) = job.results
+    return _core.CombineJob(
+        sources=[_source(one) for one in job.sources],
+        elements=job.elements,
+        outputs=[
+            _core.Output(
+                file=output,
+                offset_bytes=0,
+                dtype=result.dtype,
+                reference=result.reference,
+                coefficients=result.coefficients,
+            )
+        ],
+    )
+
+
+def _copy(job: Copy, output: int) -> _core.CopyJob:
+    return _core.CopyJob(
+        file=job.source.file,
+        offset_bytes=job.source.offset_bytes,
+        size_bytes=job.size_bytes,
+        digested=False,
+        targets=[(output, 0)],
+        same_as=[],
+    )
+
+
+def _source(one: Range) -> _core.Source:
+    return _core.Source(one.file, one.offset_bytes, one.dtype)
