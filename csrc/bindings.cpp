@@ -176,6 +176,23 @@ PYBIND11_MODULE(_core, module) {
       py::arg("progress") = py::none());
 
   module.def(
+      "floor",
+      [](const std::vector<std::string>& inputs, const py::sequence& outputs,
+         const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
+         unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
+         bool drop_behind, const py::object& progress) {
+        Options options =
+            make_options(threads, slice_bytes, buffer_bytes, "", drop_behind, progress);
+        options.floor = true;
+        const std::vector<Place> places = make_places(outputs);
+        const py::gil_scoped_release release;
+        merge(inputs, places, combines, copies, options);
+      },
+      py::arg("inputs"), py::arg("outputs"), py::arg("combines"), py::arg("copies"),
+      py::kw_only(), py::arg("threads"), py::arg("slice_bytes"), py::arg("buffer_bytes"),
+      py::arg("drop_behind") = false, py::arg("progress") = py::none());
+
+  module.def(
       "measure",
       [](const std::vector<std::string>& inputs, const std::vector<MeasureJob>& jobs,
          unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,

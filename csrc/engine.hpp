@@ -30,6 +30,8 @@ struct Options {
   // Called from the calling thread, a few times a second, with the bytes done so far
   // (read and written). If it throws, the run stops and the exception passes on.
   std::function<void(std::uint64_t)> progress;
+  // Only reads and writes (floor.hpp): what is written means nothing.
+  bool floor = false;
 };
 
 struct MergeResult {

@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "engine.hpp"
+#include "floor.hpp"
 #include "reading.hpp"
 #include "sink.hpp"
 #include "slices.hpp"
@@ -264,7 +265,7 @@ MergeResult merge(const std::vector<std::string>& input_paths,
                 options.drop_behind);
   std::deque<Sink> sinks;
   for (const Place& place : places) sinks.emplace_back(place, options.drop_behind);
-  const Kernels& kernels = kernels_for(options.isa);
+  const Kernels& kernels = options.floor ? floor_kernels() : kernels_for(options.isa);
   const Seen nothing{std::vector<DigestLanes>(inputs.count()),
                      std::vector<DigestLanes>(sinks.size()),
                      std::vector<std::uint64_t>(copies.size())};

@@ -63,6 +63,18 @@ def merge(
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
 ) -> MergeResult: ...
+def floor(
+    inputs: Sequence[str],
+    outputs: Sequence[str | tuple[int, int] | None],
+    combines: Sequence[CombineJob],
+    copies: Sequence[CopyJob],
+    *,
+    threads: int,
+    slice_bytes: int,
+    buffer_bytes: int,
+    drop_behind: bool = ...,
+    progress: Callable[[int], None] | None = ...,
+) -> None: ...
 def measure(
     inputs: Sequence[str],
     jobs: Sequence[MeasureJob],
