@@ -21,9 +21,9 @@ _SLICE_BYTES = 2 * _MIB
 _BYTES_PER_THREAD = 12 * _MIB
 # The share of available memory that a merge's files may fill before they leave it again at once.
 _CACHE_SHARE = 0.75
-# Written between two records of the journal: what is lost at most when a run is cut off. Small
+# Read and written between two records of the journal: what is lost at most when a run is cut off. Small
 # enough to spread over machines, large enough that starting a batch costs nothing beside it.
-BATCH_BYTES = 256 * _MIB
+BATCH_BYTES = 1024 * _MIB
 # Off as in cp: what a power failure takes away, the next run of the command makes again, unless it
 # struck in the seconds after the end.
 SYNC_BY_DEFAULT = False
@@ -51,7 +51,7 @@ class RunOptions:
     progress: Progress | None = None
     slice_bytes: int = _SLICE_BYTES
     isa: str = ""
-    # Output bytes between two points from which an interrupted merge goes on.
+    # Bytes moved between two points from which an interrupted merge goes on.
     batch_bytes: int = BATCH_BYTES
     # Return when the result is on the disk, rather than when the system has taken it.
     sync: bool = SYNC_BY_DEFAULT
