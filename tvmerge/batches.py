@@ -111,18 +111,22 @@ def _batch(number: int, jobs: Sequence[Job], plan: Plan, outputs: Sequence[Path]
 
 
 def run_batch(
-    batch: Batch, workspace: Workspace, progress: Callable[[int], None] | None = None
+    batch: Batch,
+    workspace: Workspace,
+    progress: Callable[[int], None] | None = None,
+    *,
+    write: bool = True,
 ) -> Record:
     """Run a batch with the native engine; its output files exist in full size.
 
-    `progress` is called with the bytes moved so far. Raises StorageError where a file cannot be
+    With `write` false all is computed, and nothing written. `progress` is called with the bytes moved so far. Raises StorageError where a file cannot be
     read or written, MemoryLimitError where the workspace is too small.
     """
     started = monotonic()
     here_in, here_out = _renumbered(batch.inputs), _renumbered(batch.outputs)
     done = _core.merge(
         list(batch.inputs.values()),
-        list(batch.outputs.values()),
+        list(batch.outputs.values()) if write else [None] * len(batch.outputs),
         [_native_combine(job, here_in, here_out) for job in batch.combines],
         [_native_copy(job, here_in, here_out) for job in batch.copies],
         threads=workspace.threads,
