@@ -119,16 +119,17 @@ def run_batch(
 ) -> Record:
     """Run a batch with the native engine; its output files exist in full size.
 
-    With `write` false all is computed, and nothing written. `progress` is called with the bytes moved so far. Raises StorageError where a file cannot be
-    read or written, MemoryLimitError where the workspace is too small.
+    With `write` false all is computed, and nothing written. `progress` is called with the bytes
+    moved so far. Raises StorageError where a file cannot be read or written, MemoryLimitError where
+    the workspace is too small.
     """
     started = monotonic()
-    here_in, here_out = _renumbered(batch.inputs), _renumbered(batch.outputs)
+    inputs, outputs, combines, copies = native(batch)
     done = _core.merge(
-        list(batch.inputs.values()),
-        list(batch.outputs.values()) if write else [None] * len(batch.outputs),
-        [_native_combine(job, here_in, here_out) for job in batch.combines],
-        [_native_copy(job, here_in, here_out) for job in batch.copies],
+        inputs,
+        outputs if write else [None] * len(outputs),
+        combines,
+        copies,
         threads=workspace.threads,
         slice_bytes=workspace.slice_bytes,
         buffer_bytes=workspace.buffer_bytes,
@@ -145,6 +146,19 @@ def run_batch(
         bytes_read=batch.bytes_read,
         bytes_written=batch.bytes_written,
         seconds=monotonic() - started,
+    )
+
+
+def native(
+    batch: Batch,
+) -> tuple[list[str], list[str], list[_core.CombineJob], list[_core.CopyJob]]:
+    """A batch as the engine takes it: input files, output files, jobs that compute, that copy."""
+    inputs, outputs = _renumbered(batch.inputs), _renumbered(batch.outputs)
+    return (
+        list(batch.inputs.values()),
+        list(batch.outputs.values()),
+        [_native_combine(job, inputs, outputs) for job in batch.combines],
+        [_native_copy(job, inputs, outputs) for job in batch.copies],
     )
 
 
