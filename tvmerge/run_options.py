@@ -21,8 +21,8 @@ _SLICE_BYTES = 2 * _MIB
 _BYTES_PER_THREAD = 12 * _MIB
 # The share of available memory that a merge's files may fill before they leave it again at once.
 _CACHE_SHARE = 0.75
-# Read and written between two records of the journal: what is lost at most when a run is cut off. Small
-# enough to spread over machines, large enough that starting a batch costs nothing beside it.
+# Read and written between two records of the journal: what is lost at most when a run is cut off.
+# Small enough to spread over machines, large enough that starting a batch costs nothing beside it.
 BATCH_BYTES = 1024 * _MIB
 # Off as in cp: what a power failure takes away, the next run of the command makes again, unless it
 # struck in the seconds after the end.
