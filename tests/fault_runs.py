@@ -17,6 +17,8 @@ from checkpoints import write_model
 
 HERE = Path(__file__).parent
 KILLED = -signal.SIGKILL
+# A merge of the inputs below takes some forty batches.
+BATCH_BYTES = 48 * 1024
 RECEIPT = "tvmerge_receipt.json"
 
 
@@ -49,7 +51,7 @@ class FaultyDisk:
         rules: str = "",
         *,
         log: Path | None = None,
-        batch_bytes: int = 64 * 1024,
+        batch_bytes: int = BATCH_BYTES,
     ) -> Started:
         """Start `tvmerge COMMAND` in `folder`."""
         self._runs += 1
@@ -145,9 +147,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write_inputs(place: Path) -> None:
-    """Two sharded models of a few MB: `base` with all that comes along, and `tuned`."""
+    """Two sharded models of 2 MB: `base` with all that comes along, and `tuned`."""
     generator = np.random.default_rng(0)
-    shapes = {f"model.layers.{i}.weight": (90 + i, 256) for i in range(12)}
+    shapes = {f"model.layers.{i}.weight": (90 + i, 128) for i in range(40)}
     for name, shards in {"base": 3, "tuned": 2}.items():
         held: dict[str, np.ndarray] = {
             tensor: generator.standard_normal(shape).astype(np.float32)

@@ -1,0 +1,370 @@
+"""A merge on a disk that fails, fills up or changes: right bytes, or one error and no lost work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_runs import KILLED, FaultyDisk, Run, contents, faulty_disk, write_inputs
+
+MERGE = "apply base out --subtract tuned=0.5 --threads 2 --quiet"
+OTHER = "apply base out --subtract tuned=0.25 --threads 2 --quiet"
+UNFINISHED = ".out.unfinished"
+KEPT = "run the same command again"
+UNCHANGING = ("open ", "read ", "lock ")
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDisk]:
+    with faulty_disk(tmp_path_factory.mktemp("disk")) as disk:
+        yield disk
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    write_inputs(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def calls(disk: FaultyDisk, place: Path) -> list[str]:
+    """What an undisturbed run asks of the disk."""
+    asked = disk.calls(MERGE, place)
+    shutil.rmtree(place / "out")
+    return asked
+
+
+@pytest.fixture
+def expected(disk: FaultyDisk, place: Path) -> dict[str, bytes]:
+    """What an undisturbed run writes."""
+    assert disk.run(MERGE, place).exit_code == 0
+    written = contents(place / "out")
+    shutil.rmtree(place / "out")
+    return written
+
+
+def ends_well(disk: FaultyDisk, place: Path, expected: dict[str, bytes], command: str) -> None:
+    """On a sound disk the command ends with the expected files, and leaves nothing else."""
+    ended = disk.run(command, place)
+    assert ended.exit_code == 0, ended.said
+    assert contents(place / "out") == expected
+    assert {path.name for path in place.iterdir()} == {"base", "tuned", "out"}
+    shutil.rmtree(place / "out")
+
+
+def failed_cleanly(ended: Run, place: Path) -> None:
+    """One message; what is left is told of, and what is told of is left."""
+    assert ended.exit_code in (5, 7), ended.said
+    assert ended.said.startswith("Error: "), ended.said
+    assert ended.said.count("\n") == 1, ended.said
+    left = {path.name for path in place.iterdir()} - {"base", "tuned"}
+    assert left == ({UNFINISHED} if KEPT in ended.said else set()), ended.said
+
+
+# ---- calls that do less than asked, or fail ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "any@1-=flaky",
+        "any@1-=short",
+        "allocate@1-=EOPNOTSUPP",
+        "lock@1-=EOPNOTSUPP",
+        "lock@1-=ENOLCK",
+    ],
+)
+def test_what_a_disk_may_do_changes_no_byte(
+    rules: str, disk: FaultyDisk, place: Path, expected: dict[str, bytes]
+) -> None:
+    ended = disk.run(MERGE, place, rules)
+    assert ended.exit_code == 0, ended.said
+    assert contents(place / "out") == expected
+
+
+def test_short_and_interrupted_calls_change_nothing_when_a_killed_merge_is_resumed(
+    disk: FaultyDisk, place: Path, expected: dict[str, bytes]
+) -> None:
+    assert disk.run(MERGE, place, "write:.part@20=kill").exit_code == KILLED
+    ended = disk.run(MERGE, place, "any@1-=flaky")
+    assert ended.exit_code == 0, ended.said
+    assert contents(place / "out") == expected
+
+
+def test_any_single_change_to_the_disk_may_fail(
+    disk: FaultyDisk, place: Path, expected: dict[str, bytes], calls: list[str]
+) -> None:
+    changes = [call for call in calls if not call.startswith(UNCHANGING)]
+    failed = kept = 0
+    for call in range(1, len(changes) + 1):
+        ended = disk.run(MERGE, place, f"change@{call}={('EIO', 'ENOSPC')[call % 2]}")
+        if ended.exit_code == 0:  # a step that is worth trying, and not needed
+            assert contents(place / "out") == expected
+            shutil.rmtree(place / "out")
+            continue
+        failed_cleanly(ended, place)
+        failed += 1
+        kept += KEPT in ended.said
+        ends_well(disk, place, expected, MERGE)
+    sys.stdout.write(f"{failed} of {len(changes)} calls failed, {kept} merges were resumed\n")
+    assert failed > 0.9 * len(changes)
+    assert kept > 0.5 * failed
+
+
+def test_any_single_read_may_fail(
+    disk: FaultyDisk, place: Path, expected: dict[str, bytes], calls: list[str]
+) -> None:
+    for part in ("base/model", "tuned/model"):
+        reads = sum(call.startswith("read ") and part in call for call in calls)
+        for read in range(1, reads + 1, 1 + reads // 15):
+            ended = disk.run(MERGE, place, f"read:{part}@{read}=EIO")
+            failed_cleanly(ended, place)
+            assert ended.exit_code == 7, ended.said
+            assert f"{place / part}-0000" in ended.said or f" {part}-0000" in ended.said
+            ends_well(disk, place, expected, MERGE)
+
+
+def test_an_unreadable_sector_is_named_and_the_work_is_kept(
+    disk: FaultyDisk, place: Path, expected: dict[str, bytes]
+) -> None:
+    ended = disk.run(MERGE, place, "read:tuned/model@30=EIO")
+    assert ended.exit_code == 7
+    assert "tuned/model-0000" in ended.said
+    assert "cannot read at byte " in ended.said
+    assert "Input/output error" in ended.said
+    assert KEPT in ended.said
+    ends_well(disk, place, expected, MERGE)
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT"])
+def test_a_disk_that_fills_up_costs_no_work(
+    error: str, disk: FaultyDisk, place: Path, expected: dict[str, bytes]
+) -> None:
+    for _ in range(2):  # it is still full
+        ended = disk.run(MERGE, place, f"write:.part@25-={error}")
+        assert ended.exit_code == 7
+        assert "cannot write at byte " in ended.said
+        assert KEPT in ended.said
+    ends_well(disk, place, expected, MERGE)
+
+
+def test_a_disk_that_cannot_flush_is_an_error(
+    disk: FaultyDisk, place: Path, expected: dict[str, bytes]
+) -> None:
+    command = MERGE + " --sync"
+    syncs = sum(call.startswith("sync ") for call in disk.calls(command, place))
+    shutil.rmtree(place / "out")
+    assert syncs >= 4
+    for sync in range(1, syncs):
+        ended = disk.run(command, place, f"sync@{sync}=EIO")
+        failed_cleanly(ended, place)
+        assert ended.exit_code == 7, ended.said
+        ends_well(disk, place, expected, command)
+
+
+# ---- inputs that change on the way -------------------------------------------------------------
+
+
+def test_an_input_cut_short_while_it_is_read_is_an_error(disk: FaultyDisk, place: Path) -> None:
+    ended = disk.run(MERGE, place, "read:tuned/model@30=cut")
+    assert ended.exit_code == 7, ended.said
+    assert "tuned/model-0000" in ended.said
+    assert not (place / "out").exists()
+    assert not (place / UNFINISHED).exists()  # what was made of it means nothing
+
+
+@pytest.mark.parametrize("input_name", ["base", "tuned"])
+def test_a_merge_is_not_resumed_with_another_input(
+    input_name: str, disk: FaultyDisk, place: Path
+) -> None:
+    assert disk.run(MERGE, place, "write:.part@20=kill").exit_code == KILLED
+    file = sorted((place / input_name).glob("*.safetensors"))[-1]
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    before = contents(place / UNFINISHED)
+    refused = disk.run(MERGE, place)
+    assert refused.exit_code == 5
+    assert f"{file} has changed" in refused.said
+    assert "--restart" in refused.said
+    assert contents(place / UNFINISHED) == before
+    assert disk.run(MERGE + " --restart", place).exit_code == 0
+    restarted = contents(place / "out")
+    shutil.rmtree(place / "out")
+    ends_well(disk, place, restarted, MERGE)
+
+
+def test_a_merge_waits_for_an_input_that_is_gone(
+    disk: FaultyDisk, place: Path, expected: dict[str, bytes]
+) -> None:
+    assert disk.run(MERGE, place, "write:.part@20=kill").exit_code == KILLED
+    before = contents(place / UNFINISHED)
+    (place / "tuned").rename(place / "elsewhere")
+    gone = disk.run(MERGE, place)
+    assert gone.exit_code == 3
+    assert "tuned: no such file or folder" in gone.said
+    assert contents(place / UNFINISHED) == before
+    (place / "elsewhere").rename(place / "tuned")
+    ends_well(disk, place, expected, MERGE)
+
+
+def test_files_that_come_along_are_those_of_the_day_a_merge_ends(
+    disk: FaultyDisk, place: Path, calls: list[str]
+) -> None:
+    companions = [call for call in calls if call.startswith("create ") and "code/" in call]
+    assert companions
+    assert disk.run(MERGE, place, "create:index.json@1=kill").exit_code == KILLED
+    shutil.rmtree(place / "base" / "code")
+    (place / "base" / "tokenizer.json").write_text("{}")
+    assert disk.run(MERGE, place).exit_code == 0
+    resumed = contents(place / "out")
+    shutil.rmtree(place / "out")
+    ends_well(disk, place, resumed, MERGE)
+
+
+# ---- several merges into one place -------------------------------------------------------------
+
+
+def test_another_merges_work_is_not_touched(
+    disk: FaultyDisk, place: Path, expected: dict[str, bytes]
+) -> None:
+    assert disk.run(MERGE, place, "write:.part@20=kill").exit_code == KILLED
+    before = contents(place / UNFINISHED)
+    refused = disk.run(OTHER, place)
+    assert refused.exit_code == 5
+    assert "other coefficients" in refused.said
+    assert contents(place / UNFINISHED) == before
+    ends_well(disk, place, expected, MERGE)
+
+
+@pytest.mark.parametrize("command", [MERGE, OTHER, MERGE + " --restart"])
+@pytest.mark.parametrize("moment", ["while it writes", "while it publishes"])
+def test_a_place_that_is_written_to_is_refused(
+    moment: str,
+    command: str,
+    disk: FaultyDisk,
+    place: Path,
+    expected: dict[str, bytes],
+    calls: list[str],
+) -> None:
+    renames = sum(call.startswith("rename ") for call in calls)
+    rules = "write:.part@20=stop" if moment == "while it writes" else f"rename@{renames}=stop"
+    first = disk.start(MERGE, place, rules)
+    disk.stopped(first)
+    second = disk.run(command, place)
+    os.kill(first.pid, signal.SIGCONT)
+    ended = disk.wait(first)
+    assert second.exit_code == 5, second.said
+    assert "another merge" in second.said
+    assert ended is not None
+    assert ended.exit_code == 0, ended.said
+    assert contents(place / "out") == expected
+    assert {path.name for path in place.iterdir()} == {"base", "tuned", "out"}
+
+
+@pytest.mark.parametrize("commands", [[MERGE], [MERGE, OTHER]])
+def test_of_ten_merges_into_one_place_one_is_published(
+    commands: list[str], disk: FaultyDisk, place: Path
+) -> None:
+    alone = []
+    for command in commands:
+        assert disk.run(command, place).exit_code == 0
+        alone.append(contents(place / "out"))
+        shutil.rmtree(place / "out")
+    for _ in range(8):
+        started = [disk.start(commands[i % len(commands)], place) for i in range(10)]
+        ended = [run for run in map(disk.wait, started) if run is not None]
+        assert sorted(run.exit_code for run in ended) == [0] + [5] * 9, ended
+        winner = next(i for i, run in enumerate(ended) if run.exit_code == 0)
+        assert contents(place / "out") == alone[winner % len(commands)]
+        assert {path.name for path in place.iterdir()} == {"base", "tuned", "out"}
+        shutil.rmtree(place / "out")
+
+
+# ---- a disk that is full -----------------------------------------------------------------------
+
+# Runs where a small disk of its own is mounted on the folder `disk`; prints what happened.
+ON_A_SMALL_DISK = """
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+
+def merge():
+    command = "apply base disk/out --subtract tuned=0.5 --threads 2 --quiet"
+    ran = subprocess.run(
+        [sys.executable, "-m", "tvmerge", *command.split()], capture_output=True, text=True
+    )
+    told.append([ran.returncode, ran.stderr, sorted(os.listdir("disk"))])
+
+def leave_free(pages):
+    Path("disk/ballast").unlink(missing_ok=True)
+    free = shutil.disk_usage("disk").free
+    with open("disk/ballast", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free - pages * 4096)
+
+told = []
+output = sum(path.stat().st_size for path in Path("base").glob("*.safetensors"))
+pages = output // 4096
+leave_free(pages // 2)  # it can be seen that there is no room
+merge()
+leave_free(pages + 2)  # it can be seen only when every file takes its blocks
+merge()
+leave_free(pages + 20)  # the weights fit, the tokenizer does not
+merge()
+merge()
+Path("disk/ballast").unlink()
+merge()
+shutil.copytree("disk/out", "out")
+print(json.dumps(told))
+"""
+
+
+def on_a_small_disk(place: Path) -> list[tuple[int, str, list[str]]]:
+    """Run the script above; skips where nobody may mount a disk."""
+    (place / "disk").mkdir()
+    mount = "mount -t tmpfs -o size=8m tmpfs disk"
+    for namespace in (["unshare", "-m"], ["unshare", "-rm"]):
+        try:
+            allowed = subprocess.run([*namespace, "sh", "-c", mount], cwd=place, check=False)
+        except FileNotFoundError:
+            continue
+        if allowed.returncode == 0:
+            break
+    else:
+        pytest.skip("a disk of its own cannot be mounted here")
+    ran = subprocess.run(
+        [*namespace, "sh", "-c", f'{mount} && exec "$@"', "-", sys.executable, "-c",
+         ON_A_SMALL_DISK],
+        cwd=place, check=True, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    (place / "disk").rmdir()
+    return [tuple(one) for one in json.loads(ran.stdout)]
+
+
+def test_a_full_disk_is_told_of_early_and_a_merge_resumes_when_it_has_room(
+    place: Path, disk: FaultyDisk
+) -> None:
+    (place / "base" / "tokenizer.json").write_bytes(b"{}" + b" " * 300_000)
+    assert disk.run(MERGE, place).exit_code == 0
+    expected = contents(place / "out")
+    shutil.rmtree(place / "out")
+    seen, reserving, companion, again, last = on_a_small_disk(place)
+    assert seen[0] == 5
+    assert "bytes, the disk has" in seen[1]
+    assert reserving[0] == 7
+    assert "cannot reserve" in reserving[1]
+    assert "No space left on device. Free some space" in reserving[1]
+    for code, said, left in (companion, again):
+        assert code == 7, said
+        assert "tokenizer.json" in said
+        assert KEPT in said
+        assert left == [UNFINISHED, "ballast"]
+    assert seen[2] == reserving[2] == ["ballast"]
+    assert last == (0, "", ["out"])
+    assert contents(place / "out") == expected
