@@ -70,14 +70,21 @@ class InputRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeText:
+    """A recipe as it was read: its merge method, and the YAML file's text."""
+
+    method: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """What was asked for: the merge method and its YAML text where there were such, the dtype."""
+    """What was asked for."""
 
     kind: str  # MODEL or VECTOR
     donor: int  # the number of the input that gives layout, dtypes and accompanying files
     dtype: str | None = None  # None: as in the donor (float32 for a task vector)
-    method: str | None = None
-    text: str | None = None
+    source: RecipeText | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +96,6 @@ class Receipt:
     inputs: tuple[InputRecord, ...]  # in the order of the sum
     files: tuple[FileRecord, ...]
     tensors: tuple[TensorOutcome, ...]
-    bytes_read: int
-    bytes_written: int
     run: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -99,7 +104,7 @@ class Receipt:
         return total(tensor.edit for tensor in self.tensors if tensor.edit is not None)
 
     def totals(self) -> dict[str, Any]:
-        """The sums over all tensors, and what was read and written for them."""
+        """The sums over all tensors."""
         actions = Counter(tensor.action for tensor in self.tensors)
         return {
             "tensors": len(self.tensors),
@@ -107,8 +112,6 @@ class Receipt:
             "copied": actions[COPIED],
             "elements": sum(t.elements for t in self.tensors if t.action == COMBINED),
             **dict(zip(_OF_EDIT, _edit(self.edit), strict=True)),
-            "bytes_read": self.bytes_read,
-            "bytes_written": self.bytes_written,
         }
 
     def to_bytes(self) -> bytes:
@@ -121,8 +124,10 @@ class Receipt:
         yield f'"format": {_encode(FORMAT)}'
         yield f'"tvmerge": {_encode(self.version)}'
         yield f'"kind": {_encode(recipe.kind)}'
-        asked = {"method": recipe.method, "dtype": recipe.dtype, "donor": recipe.donor}
-        yield f'"recipe": {_encode(asked | {"text": recipe.text})}'
+        source = recipe.source
+        text = {"method": source and source.method, "text": source and source.text}
+        asked = {"donor": recipe.donor, "dtype": recipe.dtype}
+        yield f'"recipe": {_encode(asked | text)}'
         yield f'"inputs": {_lines(map(_input, self.inputs))}'
         yield f'"files": {_lines(_encode(file.to_dict()) for file in self.files)}'
         rows = _lines(_encode(row(tensor)) for tensor in self.tensors)

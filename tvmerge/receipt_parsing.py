@@ -21,6 +21,7 @@ from tvmerge.receipt import (
     InputRecord,
     Receipt,
     Recipe,
+    RecipeText,
     seal,
 )
 from tvmerge.safetensors import DTYPE_BITS, MOST_TENSORS
@@ -73,15 +74,12 @@ def _receipt(found: dict[str, Any], content: bytes) -> Receipt:
     if after != f'"{seal(before)}"\n}}\n'.encode():
         _fail("its content is not what its digest says: it was changed after it was written")
     inputs = tuple(map(_input, _list(found["inputs"], "inputs")))
-    totals = _object(found["totals"], "totals")
     receipt = Receipt(
         version=_text(found["tvmerge"], "tvmerge"),
         recipe=_recipe(found, len(inputs)),
         inputs=inputs,
         files=tuple(map(_file, _list(found["files"], "files"))),
         tensors=tuple(_tensors(_object(found["tensors"], "tensors"))),
-        bytes_read=_count(totals.get("bytes_read"), "bytes_read"),
-        bytes_written=_count(totals.get("bytes_written"), "bytes_written"),
         run=_object(found["run"], "run"),
     )
     _once((file.name for file in receipt.files), "files")
@@ -100,9 +98,14 @@ def _recipe(found: dict[str, Any], inputs: int) -> Recipe:
         kind=kind,
         donor=donor,
         dtype=None if dtype is None else _one_of(dtype, DTYPE_BITS, "dtype"),
-        method=_text_or_none(asked.get("method"), "method"),
-        text=_text_or_none(asked.get("text"), "text"),
+        source=_recipe_text(asked.get("method"), asked.get("text")),
     )
+
+
+def _recipe_text(method: Any, text: Any) -> RecipeText | None:
+    if method is None and text is None:
+        return None
+    return RecipeText(_text(method, "method"), _text(text, "text"))
 
 
 def _input(value: Any) -> InputRecord:

@@ -45,6 +45,7 @@ class Stored:
 
     source: Path
     shards: tuple[tuple[Path, Header], ...]
+    given: str = ""  # the path as it was asked for
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stored) and self.source == other.source
@@ -102,11 +103,7 @@ def open_stored(path: str | os.PathLike[str]) -> Stored:
         os.fspath(source).encode()
     except UnicodeEncodeError as error:
         raise FormatError(f"{os.fspath(source)!a}: the name is not UTF-8. Rename it") from error
-    if source.is_dir():
-        return _open_folder(source)
-    if source.name.endswith(INDEX_SUFFIX):
-        return Stored(source, _open_index(source))
-    return Stored(source, _one_file(source))
+    return Stored(source, _open_shards(source), os.fspath(path))
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
@@ -119,7 +116,13 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _open_folder(folder: Path) -> Stored:
+def _open_shards(source: Path) -> tuple[tuple[Path, Header], ...]:
+    if source.is_dir():
+        return _open_folder(source)
+    return _open_index(source) if source.name.endswith(INDEX_SUFFIX) else _one_file(source)
+
+
+def _open_folder(folder: Path) -> tuple[tuple[Path, Header], ...]:
     try:
         names = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
@@ -128,11 +131,11 @@ def _open_folder(folder: Path) -> Stored:
     files = [name for name in names if name.endswith(".safetensors")]
     # Before any index, as transformers does: the index may be left over from an earlier save.
     if "model.safetensors" in files:
-        return Stored(folder, _one_file(folder / "model.safetensors"))
+        return _one_file(folder / "model.safetensors")
     if indices:
-        return Stored(folder, _open_index(folder / _preferred_index(folder, indices)))
+        return _open_index(folder / _preferred_index(folder, indices))
     if len(files) == 1:
-        return Stored(folder, _one_file(folder / files[0]))
+        return _one_file(folder / files[0])
     if files:
         raise FormatError(
             f"{folder}: {len(files)} safetensors files and no *{INDEX_SUFFIX} that says which of "
