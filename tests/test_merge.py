@@ -85,7 +85,28 @@ def test_an_edit_that_rounding_swallows_is_an_error(base: Path, tmp_path: Path) 
     with pytest.raises(NothingChangedError, match=r"bit for bit.*or keep the result in float32"):
         model.save(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "tuned"]
-    assert model.save(tmp_path / "out", dtype="F32").changed_elements is None
+    report = model.save(tmp_path / "out", dtype="F64")
+    assert report.changed_elements == report.elements == 887
+    assert report.lost_elements == 0
+    assert report.edit_cosine == pytest.approx(1)
+
+
+def test_an_edit_of_which_rounding_leaves_next_to_nothing_is_an_error(tmp_path: Path) -> None:
+    before = {"w": np.full(1000, 1, DTYPES["BF16"])}
+    after = {"w": np.full(1000, 1.0078125, DTYPES["BF16"])}
+    for count in (10, 11):
+        after["w"][:count] = 3
+        tuned = write_model(tmp_path / f"tuned{count}", after)
+        base = write_model(tmp_path / f"base{count}", before)
+        model = Checkpoint(base) + 0.25 * (Checkpoint(tuned) - Checkpoint(base))
+        if count == 10:
+            with pytest.raises(NothingChangedError, match=r"of 1,000 elements .* 990 \(99.00%\)"):
+                model.save(tmp_path / "out")
+            assert not (tmp_path / "out").exists()
+        else:
+            report = model.save(tmp_path / "out")
+            assert (report.intended_elements, report.lost_elements) == (1000, 989)
+            assert report.edit_cosine == pytest.approx(0.99999, abs=1e-3)
 
 
 # ---- layout ----------------------------------------------------------------------------------

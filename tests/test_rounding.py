@@ -25,12 +25,13 @@ def convert(array: np.ndarray, dtype: str, *, isa: str, coefficient: float = 1.0
         given_file.write_bytes(array.tobytes())
         out_file.write_bytes(bytes(array.size * kind.itemsize))
         job = _core.CombineJob(
-            sources=[_core.Source(0, 0, source, coefficient)],
+            sources=[_core.Source(0, 0, source)],
             elements=array.size,
-            out_file=0,
-            out_offset_bytes=0,
-            out_dtype=dtype,
-            reference=-1,
+            outputs=[
+                _core.Output(
+                    file=0, offset_bytes=0, dtype=dtype, reference=-1, coefficients=[coefficient]
+                )
+            ],
         )
         _core.merge(
             [str(given_file)], [str(out_file)], [job], [],

@@ -13,7 +13,8 @@ from checkpoints import FLOATS, digests, write_model
 from reference import random_array
 
 from tvmerge import Checkpoint, _core
-from tvmerge.run_options import RunOptions, save_checkpoint
+from tvmerge.merge import save_checkpoint
+from tvmerge.run_options import RunOptions
 
 ISAS = _core.available_isas()
 FE_DOWNWARD = 0x400
@@ -100,7 +101,7 @@ from tvmerge import Checkpoint
 models = [Checkpoint(path) for path in sys.argv[2:]]
 with open("/proc/self/statm") as file:
     held = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-limit = held + 48 * 2**20  # room for a few threads' stacks of 8 MiB, not for 64
+limit = held + 200 * 2**20  # room for 64 buffers of 2 MiB and a few threads' stacks of 8 MiB
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 Checkpoint.average(models, [2.0, -0.7, -0.3], normalize=False).save(
     sys.argv[1], threads=64)

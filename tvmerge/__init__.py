@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tvmerge.algebra import Checkpoint, TaskVector
     from tvmerge.compare import Difference, cosines, diff, gram
     from tvmerge.errors import TVMergeError
-    from tvmerge.merge import MergeReport
+    from tvmerge.report import MergeReport
 
 __all__ = [
     "Checkpoint",
@@ -34,7 +34,7 @@ __all__ = [
 _HOMES = {
     "Checkpoint": "algebra",
     "Difference": "compare",
-    "MergeReport": "merge",
+    "MergeReport": "report",
     "TVMergeError": "errors",
     "TaskVector": "algebra",
     "cosines": "compare",

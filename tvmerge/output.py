@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from tvmerge.dtype import TORCH_NAMES
 from tvmerge.errors import FormatError, OutputError, StorageError, TVMergeError
@@ -52,45 +54,57 @@ def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
 
 
 @contextmanager
-def storage_errors(place: str | os.PathLike[str]) -> Iterator[None]:
+def storage_errors(place: str | os.PathLike[str], doing: str = "write") -> Iterator[None]:
     """Raise StorageError for what the operating system refuses while `place` is written."""
     try:
         yield
     except TVMergeError:
         raise
     except OSError as error:
-        raise StorageError(f"{place}: cannot write: {error.strerror or error}") from error
+        raise StorageError(f"{place}: cannot {doing}: {error.strerror or error}") from error
 
 
-def copy_companions(donor: Stored, to: Path) -> list[str]:
-    """Copy config, tokenizer, code and licence files of the donor's folder, byte for byte.
+def find_companions(donor: Stored) -> list[Path]:
+    """The donor's config, tokenizer, code and licence files, relative to its folder.
 
-    Returns their paths relative to the folder. A donor that is a single weights file has none:
-    what else lies in its folder may have nothing to do with it.
+    A donor that is a single weights file has none: what else lies in its folder may have nothing
+    to do with it. Raises StorageError for a file that cannot be copied later (a link to nowhere).
     """
     if donor.source.suffix == ".safetensors":
         return []
-
-    def skip(folder: str, names: list[str]) -> set[str]:
-        hidden = {name for name in names if name.startswith(".") and name != ".gitattributes"}
-        deep = {
-            name
-            for name in names
-            if (Path(folder) / name).is_dir() and name.startswith("checkpoint-")
-        }
-        return set(shutil.ignore_patterns(*_NOT_COPIED)(folder, names)) | hidden | deep
-
-    shutil.copytree(donor.folder, to, ignore=skip, dirs_exist_ok=True)
-    for path in sorted(to.rglob("*"), reverse=True):  # folders that held nothing but weights
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-    return sorted(str(path.relative_to(to)) for path in to.rglob("*") if path.is_file())
+    return [path.relative_to(donor.folder) for path in _below(donor.folder, (donor.folder,))]
 
 
-def write_index(shards: Sequence[OutShard], folder: Path, *, stem: str) -> None:
-    """Write the index of a sharded output, as `save_pretrained` does; nothing for one shard."""
+def _below(folder: Path, parents: tuple[Path, ...]) -> Iterator[Path]:
+    with storage_errors(folder, doing="read"):
+        entries = sorted(folder.iterdir())
+    for path in entries:
+        if path.name.startswith(".") and path.name != ".gitattributes":
+            continue
+        if path.is_dir():
+            circle = path.is_symlink() and any(path.samefile(parent) for parent in parents)
+            if not circle and not path.name.startswith("checkpoint-"):
+                yield from _below(path, (*parents, path))
+        elif not any(fnmatch(path.name, pattern) for pattern in _NOT_COPIED):
+            if not path.is_file():
+                raise StorageError(
+                    f"{path}: cannot be copied: a link to nowhere, or no regular file. Remove it"
+                )
+            yield path
+
+
+def copy_companions(donor: Stored, to: Path, names: Iterable[Path]) -> None:
+    """Copy the files that `find_companions` has found into the folder `to`, byte for byte."""
+    for name in names:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        with storage_errors(to / name):
+            shutil.copy2(donor.folder / name, to / name)
+
+
+def index_file(shards: Sequence[OutShard], *, stem: str) -> tuple[str, bytes] | None:
+    """The name and content of a sharded output's index, as `save_pretrained` writes it."""
     if len(shards) == 1:
-        return
+        return None
     entries = [(shard.name, entry) for shard in shards for entry in shard.entries]
     index = {
         "metadata": {
@@ -99,18 +113,36 @@ def write_index(shards: Sequence[OutShard], folder: Path, *, stem: str) -> None:
         },
         "weight_map": {entry.name: name for name, entry in entries},
     }
-    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-    (folder / (stem + INDEX_SUFFIX)).write_text(text)
+    return stem + INDEX_SUFFIX, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_index(shards: Sequence[OutShard], folder: Path, *, stem: str) -> None:
+    """Write the index of a sharded output; nothing for one shard."""
+    if index := index_file(shards, stem=stem):
+        (folder / index[0]).write_bytes(index[1])
+
+
+def read_config(config: Path) -> dict[str, Any] | None:
+    """A config.json that has to be changed; None where there is none.
+
+    Raises FormatError where it is not a JSON object.
+    """
+    if not config.is_file():
+        return None
+    try:
+        content = json.loads(config.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{config.name}: not JSON ({error}). Correct the base's own") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{config.name}: not a JSON object. Correct the base's own")
+    return content
 
 
 def declare_dtype(config: Path, dtype: str) -> None:
     """Keep a copied config true when the weights' dtype (its safetensors code) was changed."""
-    if not config.is_file():
+    content = read_config(config)
+    if content is None:
         return
-    try:
-        content = json.loads(config.read_bytes())
-    except ValueError as error:
-        raise FormatError(f"{config.name}: not JSON ({error}). Correct the base's own") from error
     for key in ("torch_dtype", "dtype"):
         if key in content:
             content[key] = TORCH_NAMES[dtype]
