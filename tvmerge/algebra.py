@@ -261,18 +261,15 @@ class Checkpoint(_Linear):
     ) -> LoadedModel:
         """Fill a torch model's parameters and buffers, in the dtypes and on the devices it has.
 
-        No file and no second model in between: what `save` would write goes into the model's own
-        memory. The result's `rescale(s)` makes the model start + s * (self - start), where `start`
-        is the donor as it is unless given.
+        No file and no second model in between. The result's `rescale(s)` makes the model
+        start + s * (self - start); `start` is the donor as it is unless given.
 
         Raises MismatchError, with the model as it was, where its tensors are not the checkpoint's;
         StorageError where the disk fails: the model may then hold a mixture. NothingChangedError
         where the model now holds the donor although something was added.
         """
         options = RunOptions(threads=threads, progress=progress)
-        origin = start or Checkpoint._make({self._donor: Fraction(1)}, self._donor)
-        live = import_module("tvmerge.live")
-        loaded: LoadedModel = live.load_into(model, self, origin, options)
+        loaded: LoadedModel = import_module("tvmerge.live").load_into(model, self, start, options)
         return loaded
 
     @staticmethod

@@ -10,7 +10,6 @@ when it is first needed.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING
 from tvmerge import _core
 from tvmerge.edit import Edit
 from tvmerge.errors import (
-    ConfigError,
     FormatError,
     MismatchError,
     NothingChangedError,
@@ -29,6 +27,7 @@ from tvmerge.fill import fill
 from tvmerge.model_tensors import ModelTensors, match_model, torch_dtype
 from tvmerge.plan import Plan, plan_checkpoint
 from tvmerge.run_options import RunOptions
+from tvmerge.scaled import at_scale, start_of
 from tvmerge.stored import Slot, Stored, open_stored
 
 if TYPE_CHECKING:
@@ -50,10 +49,11 @@ class LoadedModel:
         self,
         model: torch.nn.Module,
         expression: Checkpoint,
-        start: Checkpoint,
+        start: Checkpoint | None,
         options: RunOptions,
     ) -> None:
-        self.model, self._expression, self._start = model, expression, start
+        self.model, self._expression = model, expression
+        self._start = start_of(expression, start)
         self._options = options
         self.scale: float | None = None
         self.edit = Edit()
@@ -68,10 +68,7 @@ class LoadedModel:
         Bit for bit what saving that expression gives, whatever the model held before: nothing
         drifts. Raises what `Checkpoint.load_into` does.
         """
-        if not math.isfinite(scale):
-            raise ConfigError(f"scale {scale}: expected a finite number")
-        edit = self._expression - self._start
-        return self._fill(self._start + scale * edit, float(scale))
+        return self._fill(at_scale(self._expression, scale, self._start), float(scale))
 
     def restore(self) -> Edit:
         """Make the model the start again: rescale(0)."""
@@ -104,7 +101,7 @@ class LoadedModel:
 
 
 def load_into(
-    model: torch.nn.Module, expression: Checkpoint, start: Checkpoint, options: RunOptions
+    model: torch.nn.Module, expression: Checkpoint, start: Checkpoint | None, options: RunOptions
 ) -> LoadedModel:
     """Fill a model's parameters and buffers; see Checkpoint.load_into."""
     loaded = LoadedModel(model, expression, start, options)

@@ -34,7 +34,9 @@ COMMANDS = {
     "vector": _Target("tvmerge.cli.vector:vector", "Store a task vector: TUNED - BASE."),
     "apply": _Target("tvmerge.cli.apply:apply", "Add or subtract task vectors: BASE + sum."),
     "merge": _Target("tvmerge.cli.merge:merge", "Run a merge recipe (mergekit's YAML)."),
+    "sweep": _Target("tvmerge.cli.sweep:sweep", "Run a recipe at several scales at once."),
     "inspect": _Target("tvmerge.cli.inspect:inspect", "Say what a checkpoint holds."),
+    "verify": _Target("tvmerge.cli.verify:verify", "Check an output against its receipt."),
     "diff": _Target("tvmerge.cli.diff:diff", "Measure how two checkpoints differ."),
     "study": _Target("tvmerge.training.cli:study", "Train, negate and measure traits."),
 }

@@ -63,16 +63,22 @@ def size(count_bytes: float) -> str:
     return f"{count_bytes:,.2f} GB"
 
 
+def warn_of_differing(tensors: Sequence[str]) -> None:
+    """Say on stderr which integer tensors the inputs disagree about, if any."""
+    if not tensors:
+        return
+    names = ", ".join(tensors[:3])
+    more = ", ..." if len(tensors) > 3 else ""
+    click.echo(
+        f"Warning: {len(tensors)} integer tensors differ between the inputs and were taken from "
+        f"the base: {printable(names)}{more}",
+        err=True,
+    )
+
+
 def print_report(report: MergeReport, flags: RunFlags) -> None:
     """What a merge did, for people or as JSON; a warning where inputs disagree."""
-    if report.differing_tensors:
-        names = ", ".join(report.differing_tensors[:3])
-        more = ", ..." if len(report.differing_tensors) > 3 else ""
-        click.echo(
-            f"Warning: {len(report.differing_tensors)} integer tensors differ between the inputs "
-            f"and were taken from the base: {printable(names)}{more}",
-            err=True,
-        )
+    warn_of_differing(report.differing_tensors)
     rate = report.bytes_moved / 1e9 / report.seconds if report.seconds else 0.0
     if flags.as_json:
         print_json(report.to_dict() | {"gb_per_second": rate})
