@@ -1,0 +1,122 @@
+"""Makes the receipt of a merge that is complete but for its index.
+
+The digests come from the engine, which took them while it read and wrote: of large files, nothing
+but the headers is read again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvmerge import _core
+from tvmerge.digest import bytes_digest
+from tvmerge.dtype import parse_dtype
+from tvmerge.file_records import other_record, read_head, weights_record
+from tvmerge.receipt import (
+    MODEL,
+    RECEIPT_NAME,
+    VECTOR,
+    FileRecord,
+    InputRecord,
+    Receipt,
+    Recipe,
+)
+from tvmerge.version import __version__
+
+if TYPE_CHECKING:
+    from tvmerge.merge import Result
+    from tvmerge.stored import Stored
+
+
+def make_receipt(
+    result: Result,
+    number: int,
+    folder: Path,
+    pending: Mapping[str, bytes],
+    *,
+    ignored: Collection[Path] = (),
+) -> Receipt:
+    """The receipt of a result's variant, which lies in `folder`.
+
+    `pending` are files still to be written, `ignored` such as will not be there in the end.
+    """
+    order = result.order
+    terms = order.variants[number].coefficients
+    inputs = list(terms) if order.donor in terms else [*terms, order.donor]
+    read = _input_files(result, number)
+    files = [*_weights(result, number), *_others(folder, result, pending, ignored)]
+    return Receipt(
+        version=__version__,
+        recipe=Recipe(
+            kind=MODEL if order.kind == MODEL else VECTOR,
+            donor=inputs.index(order.donor),
+            dtype=None if order.dtype is None else parse_dtype(order.dtype),
+            source=order.recipe,
+        ),
+        inputs=tuple(_input(stored, terms.get(stored, 0.0), read) for stored in inputs),
+        files=tuple(sorted(files, key=lambda record: record.name)),
+        tensors=result.outcomes[number].tensors,
+        run=_run(result),
+    )
+
+
+def _input_files(result: Result, number: int) -> dict[Path, FileRecord]:
+    """By path; their names are those of the paths until `_input` makes them relative."""
+    found = {}
+    states = result.outcomes[number].input_states
+    for file, path in enumerate(result.plan.inputs):
+        size_bytes, mtime_ns = result.input_stats[file]
+        record = weights_record(path.name, read_head(path), states[file], size_bytes)
+        found[path] = replace(record, mtime_ns=mtime_ns)
+    return found
+
+
+def _input(stored: Stored, coefficient: float, read: Mapping[Path, FileRecord]) -> InputRecord:
+    files = tuple(
+        replace(read[path], name=path.relative_to(stored.folder).as_posix())
+        for path, _ in stored.shards
+    )
+    return InputRecord(stored.given, os.fspath(stored.source), coefficient, files)
+
+
+def _weights(result: Result, number: int) -> Iterator[FileRecord]:
+    states = result.outcomes[number].output_states
+    for shard, state in zip(result.plan.shards, states, strict=True):
+        yield weights_record(shard.name, shard.head, state, shard.size_bytes)
+
+
+def _others(
+    folder: Path, result: Result, pending: Mapping[str, bytes], ignored: Collection[Path]
+) -> Iterator[FileRecord]:
+    """The files beside the weights, as they lie there or will."""
+    known = {shard.name for shard in result.plan.shards} | {RECEIPT_NAME} | pending.keys()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name not in known and path not in ignored and path.is_file():
+            yield other_record(folder, name)
+    for name, content in pending.items():
+        yield FileRecord(name, len(content), bytes_digest([content]))
+
+
+def _run(result: Result) -> dict[str, Any]:
+    """All that may differ from one run of the same merge to the next."""
+    moved = result.bytes_read + result.bytes_written - result.resumed_bytes
+    return {
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": result.seconds,
+        "bytes_read": result.bytes_read,
+        "bytes_written": result.bytes_written,
+        "resumed_bytes": result.resumed_bytes,
+        "gb_per_second": moved / 1e9 / result.seconds if result.seconds else None,
+        "io_floor_share": None,
+        "threads": result.workspace.threads,
+        "isa": result.workspace.isa or _core.available_isas()[0],
+        "host": platform.node(),
+        "python": platform.python_version(),
+    }
