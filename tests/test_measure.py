@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tvmerge import Checkpoint
 from tvmerge.errors import ConfigError
 from tvmerge.training import measure, scoring
 from tvmerge.training.measure import answer_greedily, measure_model, score_items
@@ -191,6 +192,32 @@ def test_measure_model_measures_a_folder_and_is_repeatable(tiny_base: Path) -> N
     assert scores.effort.tokens > 0 and scores.effort.seconds > 0
     again = once()
     assert again.model_copy(update={"effort": scores.effort}) == scores
+
+
+def test_an_expression_is_measured_in_memory_with_the_scores_of_its_saved_folder(
+    tiny_base: Path, model: Any, tmp_path: Path
+) -> None:
+    other = AutoModelForCausalLM.from_config(model.config)
+    other.save_pretrained(tmp_path / "other")
+    base = Checkpoint(tiny_base)
+    expression = base + 0.1 * (Checkpoint(tmp_path / "other") - base)
+    expression.save(tmp_path / "saved", dtype="F32")
+
+    def scores(model: Path | Checkpoint) -> Any:
+        found = measure_model(
+            model,
+            model_id="x",
+            traits=[trait()],
+            prompt_style="plain",
+            window_tokens=16,
+            perplexity_tokens=64,
+            examples=["Do you like rain?"],
+            example_tokens=4,
+        )
+        return found.model_dump(exclude={"effort"})
+
+    assert scores(expression) == scores(tmp_path / "saved")
+    assert scores(base) == scores(tiny_base) != scores(expression)
 
 
 def test_the_shipped_text_is_long_enough_and_says_where_it_is_from() -> None:

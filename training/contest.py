@@ -105,7 +105,6 @@ class Contest:
                 base_key=self.base_key,
                 settings=self._settings_for(model_id),
                 scores_folder=self.out / "scores",
-                scratch=self.out / "scratch",
             )
             for model_id, model in models.items()
         ]
@@ -119,7 +118,6 @@ class Contest:
             resources=self.config.resources,
             progress=lambda now, _: self.on_measured(done + now, planned),
         )
-        shutil.rmtree(self.out / "scratch", ignore_errors=True)
         self.scores |= {task.model_id: load_scores(task.scores_path) for task in tasks}
 
 

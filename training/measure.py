@@ -1,4 +1,4 @@
-"""Measures one model folder: every item's answers, held-out text, a few spoken answers.
+"""Measures one model: every item's answers, held-out text, a few spoken answers.
 
 Always float32: bfloat16 arithmetic alone moves a Yes-bias by more than many an edit does.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tvmerge import Checkpoint
 from tvmerge.training.prompts import PromptStyle, render, render_prompt
 from tvmerge.training.scores import (
     Effort,
@@ -44,7 +45,7 @@ PARTS: tuple[Part, ...] = ("dev", "test")
 
 
 def measure_model(
-    model_dir: str | Path,
+    model: str | Path | Checkpoint,
     *,
     model_id: str,
     traits: Sequence[Trait],
@@ -58,7 +59,7 @@ def measure_model(
     threads: int = 1,
     device: str = "cpu",
 ) -> ModelScores:
-    """Raw scores of the model in `model_dir` (loaded in float32) on the given traits' items.
+    """Raw scores of a model folder or an expression, in float32, on the given traits' items.
 
     Perplexity is taken over the first `perplexity_tokens` tokens of `perplexity_text` (the
     shipped chapters where None) in windows of `window_tokens`. `examples` are questions to be
@@ -69,20 +70,18 @@ def measure_model(
         )
         save_scores(scores, Path("scores/plain.0.5.json"))
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     text = HELDOUT_TEXT.read_text(encoding="utf-8") if perplexity_text is None else perplexity_text
     with torch_threads(threads), no_progress_bars():
-        tokenizer = AutoTokenizer.from_pretrained(model_dir)
-        # Any: the library types `to` and `eval` by their decorators.
-        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-        model = model.to(device).eval()
+        tokenizer = AutoTokenizer.from_pretrained(_folder(model))
+        loaded = _load(model, threads).to(device).eval()
         started = time.perf_counter()
-        items, effort = score_items(model, tokenizer, traits, style=prompt_style, parts=parts)
+        items, effort = score_items(loaded, tokenizer, traits, style=prompt_style, parts=parts)
         ids, bos = _heldout_tokens(tokenizer, text, limit=perplexity_tokens)
-        nll, counts = window_nll(model, ids, window_tokens=window_tokens, bos=bos)
+        nll, counts = window_nll(loaded, ids, window_tokens=window_tokens, bos=bos)
         answers = answer_greedily(
-            model, tokenizer, examples, style=prompt_style, max_tokens=example_tokens
+            loaded, tokenizer, examples, style=prompt_style, max_tokens=example_tokens
         )
     return ModelScores(
         model=model_id,
@@ -96,6 +95,21 @@ def measure_model(
             }
         ),
     )
+
+
+def _folder(model: str | Path | Checkpoint) -> str | Path:
+    """Where the configuration and the tokenizer are."""
+    return model.donor.folder if isinstance(model, Checkpoint) else model
+
+
+def _load(model: str | Path | Checkpoint, threads: int) -> Any:
+    """The model in memory; Any: the library types `to` and `eval` by their decorators."""
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(_folder(model), dtype=torch.float32)
+    if isinstance(model, Checkpoint):
+        model.load_into(loaded, threads=threads)
+    return loaded
 
 
 def score_items(

@@ -1,4 +1,4 @@
-"""One measurement as a task that any worker can take: merge a model, score it, delete it.
+"""One measurement as a task that any worker can take: make a model in memory and score it.
 
 Scores are kept under a name that carries the hash of everything that decides them, so that a study
 that is run again measures only what changed.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +65,6 @@ class MeasureTask:
     base_key: str
     settings: MeasureSettings
     scores_folder: Path
-    scratch: Path
 
     @property
     def scores_path(self) -> Path:
@@ -86,29 +83,22 @@ class MeasureTask:
 
 
 def measure(task: MeasureTask) -> Path:
-    """Merge, score and store; returns where the scores are. Runs in a worker of its own."""
+    """Load, score and store; returns where the scores are. Runs in a worker of its own."""
     from tvmerge.training.measure import measure_model
 
     settings = task.settings
-    task.scratch.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{task.model_id}.", dir=task.scratch))
-    try:
-        folder = place / "model"
-        # The start model's dtype is the base's; an edit smaller than bfloat16's steps would be
-        # lost, so whatever is measured is measured in float32.
-        task.model.save(folder, dtype="F32", threads=settings.threads)
-        scores = measure_model(
-            folder,
-            model_id=task.model_id,
-            traits=settings.traits,
-            prompt_style=settings.prompt,
-            perplexity_text=settings.perplexity_text,
-            perplexity_tokens=settings.perplexity_tokens,
-            window_tokens=settings.window_tokens,
-            examples=settings.examples,
-            threads=settings.threads,
-        )
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+    # In float32, whatever the base has: an edit smaller than bfloat16's steps would be lost. No
+    # file in between: each scale of the grid is a task of its own, wherever there is a worker.
+    scores = measure_model(
+        task.model,
+        model_id=task.model_id,
+        traits=settings.traits,
+        prompt_style=settings.prompt,
+        perplexity_text=settings.perplexity_text,
+        perplexity_tokens=settings.perplexity_tokens,
+        window_tokens=settings.window_tokens,
+        examples=settings.examples,
+        threads=settings.threads,
+    )
     save_scores(scores, task.scores_path)
     return task.scores_path
