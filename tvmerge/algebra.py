@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from tvmerge.errors import ConfigError
 from tvmerge.merge import MergeReport, save_checkpoint, save_vector
 from tvmerge.plan import Plan, plan_checkpoint, plan_vector
-from tvmerge.run_options import Progress, RunOptions
+from tvmerge.run_options import SYNC_BY_DEFAULT, Progress, RunOptions
 from tvmerge.stored import Stored, open_stored
 
 if TYPE_CHECKING:
@@ -73,19 +73,25 @@ class _Linear:
         memory_mib: int | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
+        sync: bool = SYNC_BY_DEFAULT,
+        restart: bool = False,
     ) -> MergeReport:
         """Compute the expression and write it to the folder `out`, in one pass.
 
         A Checkpoint becomes a folder that `transformers` loads, each tensor rounded once to the
         dtype that it has in the donor; a TaskVector is stored in float32; `dtype` ("bfloat16",
         "BF16") asks for another. `memory_mib` limits what the process may hold, `progress` is
-        called with (bytes moved, bytes to move).
+        called with (bytes moved, bytes to move), `sync` waits until the result is on the disk.
 
         Raises MismatchError where the inputs do not fit together, OutputError where `out` is not
         free, NothingChangedError where the vector is zero or the model is the donor again although
-        something was added, StorageError where the disk fails. Nothing is left behind then.
+        something was added, StorageError where the disk fails. `out` does not exist then. What an
+        interrupted run has done is kept in `.{name}.unfinished` beside it, from where the same
+        call goes on; `restart` discards it.
         """
-        options = RunOptions(memory_mib=memory_mib, threads=threads, progress=progress)
+        options = RunOptions(
+            memory_mib=memory_mib, threads=threads, progress=progress, sync=sync, restart=restart
+        )
         return self._run(self.coefficients, self._donor, out, dtype=dtype, options=options)
 
     def state_dict(

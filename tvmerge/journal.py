@@ -28,6 +28,8 @@ class Journal:
     def __init__(self, file: int) -> None:
         self._file = file
         self.merge: Mapping[str, Any] | None = None
+        # It holds something, but does not say which merge it belongs to.
+        self.is_damaged = False
         self.records: dict[int, Record] = {}
         self._read()
 
@@ -60,6 +62,10 @@ class Journal:
         self.merge, self.records = merge, {}
         self._append({"format": FORMAT, "pid": os.getpid(), "merge": merge})
 
+    def resume(self) -> None:
+        """Go on with the merge that is there, in this process."""
+        self._append({"pid": os.getpid()})
+
     def add(self, record: Record) -> None:
         """Write down that a batch is done."""
         self._append(record.to_json())
@@ -77,9 +83,11 @@ class Journal:
     def _read(self) -> None:
         text = b"".join(iter(lambda: os.read(self._file, 2**20), b""))
         values, length = parse(text)
-        if values and values[0].get("format") == FORMAT:
-            self.merge = values[0].get("merge")
-            self.records = {record.number: record for record in _records(values[1:])}
+        if not values or values[0].get("format") != FORMAT:
+            self.is_damaged = bool(text)
+            return
+        self.merge = values[0].get("merge")
+        self.records = {record.number: record for record in _records(values[1:])}
         os.ftruncate(self._file, length)
         os.lseek(self._file, length, os.SEEK_SET)
 
@@ -106,6 +114,8 @@ def parse(text: bytes) -> tuple[list[dict[str, Any]], int]:
 def _records(values: list[dict[str, Any]]) -> list[Record]:
     records = []
     for value in values:
+        if "pid" in value:
+            continue  # another process has gone on here
         try:
             records.append(Record.from_json(value))
         except (LookupError, TypeError, ValueError, AttributeError):
@@ -126,8 +136,9 @@ def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        values, _ = parse(os.pread(file, 2**20, 0))
-        who = f" (process {values[0]['pid']})" if values and "pid" in values[0] else ""
+        values, _ = parse(os.pread(file, os.fstat(file).st_size, 0))
+        pids = [value["pid"] for value in values if "pid" in value]
+        who = f" (process {pids[-1]})" if pids else ""
         raise OutputError(
             f"{path.parent}: another merge{who} is writing there. Wait for it, or name another "
             "folder"

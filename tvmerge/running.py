@@ -44,6 +44,8 @@ def run_merge(
 ) -> tuple[tuple[Batch, ...], int]:
     """Do what is not done yet; returns all batches, and the bytes that needed no moving again."""
     places = [_lay_out(work, name, plan, n) for n, name in enumerate(order.files(plan))]
+    with storage_errors(work.target):
+        work.tidy(places)
     batches = cut(plan, places, batch_bytes=options.batch_bytes)
     told = _Told(options.progress, sum(batch.bytes_to_move for batch in batches))
     intact = _intact(batches, work, options, told)
@@ -85,10 +87,22 @@ def _intact(
     intact = set()
     for batch in batches:
         record = records.get(batch.number)
-        if record is not None and read_back(batch, workspace) == record.output_states:
+        if record is None or not _fits(record, batch):
+            continue
+        if read_back(batch, workspace) == record.output_states:
             intact.add(batch.number)
             told.finished(record)
     return intact
+
+
+def _fits(record: Record, batch: Batch) -> bool:
+    edits = [len(job.results) for job in batch.combines]
+    return (
+        [len(job) for job in record.edits] == edits
+        and len(record.different) == len(batch.copies)
+        and record.output_states.keys() == batch.outputs.keys()
+        and record.input_states.keys() == batch.inputs.keys()
+    )
 
 
 def _local(options: RunOptions, told: _Told) -> Runner:

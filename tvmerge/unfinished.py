@@ -61,6 +61,17 @@ class Unfinished:
             if part.exists():
                 part.rename(self.folder / name)
 
+    def tidy(self, parts: Iterable[Path]) -> None:
+        """Remove all but the journal and `parts`: a killed run may have left copies behind that
+        the inputs do not have any more."""
+        kept = {self.folder / _JOURNAL, *parts}
+        for path in sorted(self.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):
+                    path.rmdir()
+            elif path not in kept:
+                path.unlink()
+
     def publish(self, *, sync: bool) -> None:
         """Make the folder the destination; with `sync` it is on the disk when this returns."""
         (self.folder / _JOURNAL).unlink()
@@ -155,12 +166,18 @@ def _take_over(work: Unfinished, merge: Mapping[str, Any], *, restart: bool) -> 
         raise OutputError(f"{work.target}: was taken by another merge. Name another folder")
     before = work.journal.merge
     if before == merge and not restart:
+        work.journal.resume()
         return
     if before is not None and not restart:
         raise OutputError(
             f"{work.folder}: holds an unfinished merge that this one cannot continue: "
             f"{_difference(before, merge)}. Finish it with its own command, or discard it with "
             "--restart"
+        )
+    if work.journal.is_damaged and not restart and len(list(work.folder.iterdir())) > 1:
+        raise OutputError(
+            f"{work.folder}: holds an unfinished merge whose journal cannot be read. Discard it "
+            "with --restart"
         )
     work.clear()
     work.journal.begin(merge)
@@ -179,10 +196,14 @@ def _difference(before: Mapping[str, Any], merge: Mapping[str, Any]) -> str:
 def _check_space(work: Unfinished, size_bytes: int) -> None:
     # The blocks of parts that are there already need not be free.
     held = sum(path.stat().st_blocks * 512 for path in work.folder.rglob("*"))
-    free = shutil.disk_usage(work.folder).free
-    if free + held < size_bytes:
+    check_space(work.target, size_bytes - held, shutil.disk_usage(work.folder).free)
+
+
+def check_space(target: Path, size_bytes: int, free: int) -> None:
+    """Raise OutputError where an output of `size_bytes` does not fit in the bytes that are free."""
+    if free < size_bytes:
         raise OutputError(
-            f"{work.target}: the output takes {size_bytes:,} bytes, the disk has {free:,} free. "
+            f"{target}: the output takes {size_bytes:,} bytes, the disk has {free:,} free. "
             "Free some space, or write to another disk"
         )
 
@@ -190,13 +211,15 @@ def _check_space(work: Unfinished, size_bytes: int) -> None:
 def _tell(error: BaseException, work: Unfinished) -> None:
     """Raise the error again with word of what was left; the folder stays."""
     hint = (
-        f"What is done is kept in {work.folder}: run the same command again to go on, or remove "
-        "that folder"
+        f"What is done is kept in {work.folder}: run the same command again to go on; --restart "
+        "(in Python, restart=True) discards it"
     )
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(hint) from error
     if isinstance(error, TVMergeError):
-        raise type(error)(f"{error}. {hint}") from error
+        raise type(error)(f"{str(error).rstrip('.')}. {hint}") from error
+    if hasattr(error, "add_note"):  # from Python 3.11 on
+        error.add_note(hint)
     raise error
 
 

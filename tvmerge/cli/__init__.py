@@ -78,7 +78,7 @@ class Commands(click.Group):
         rows = [("0", "done"), ("1", "an error not listed below")]
         for kind in sorted(TVMergeError.__subclasses__(), key=lambda kind: kind.exit_code):
             rows.append((str(kind.exit_code), (kind.__doc__ or "").strip().rstrip(".")))
-        rows.append((str(INTERRUPTED_EXIT_CODE), "interrupted; no output is left behind"))
+        rows.append((str(INTERRUPTED_EXIT_CODE), "interrupted; the same command goes on"))
         with formatter.section("Exit codes"):
             formatter.write_dl(rows)
 
@@ -86,8 +86,9 @@ class Commands(click.Group):
         """Run the subcommand; what it raises on purpose becomes a message and an exit code."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _end(ctx, "Interrupted", INTERRUPTED_EXIT_CODE)
+        except KeyboardInterrupt as interrupt:
+            kept = f". {interrupt}" if str(interrupt) else ""
+            _end(ctx, f"Interrupted{kept}", INTERRUPTED_EXIT_CODE)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe has gone
         except TVMergeError as error:

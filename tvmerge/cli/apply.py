@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tvmerge.algebra import Checkpoint, TaskVector
-from tvmerge.cli.options import RunFlags, dtype_option, run_options
+from tvmerge.cli.options import RunFlags, dtype_option, write_options
 from tvmerge.cli.saving import save
 from tvmerge.errors import NothingChangedError
 from tvmerge.hub import resolve
@@ -46,22 +48,36 @@ def _terms(
     return tuple(map(_term, values))
 
 
+def term_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add --add and --subtract, handed over as `added` and `subtracted`."""
+    named: dict[str, Any] = {"callback": _terms, "multiple": True, "metavar": "V[=SCALE]"}
+    add = click.option("--add", "added", help="Add SCALE * V.", **named)
+    subtract = click.option("--subtract", "subtracted", help="Subtract SCALE * V.", **named)
+    return add(subtract(command))
+
+
+def edited(base: str, added: Iterable[Term], subtracted: Iterable[Term]) -> Checkpoint:
+    """BASE plus and minus the terms; raises NothingChangedError where they cancel out."""
+    start = Checkpoint(resolve(base))
+    terms = [(term.source, term.scale) for term in added]
+    terms += [(term.source, -term.scale) for term in subtracted]
+    model = start
+    for source, scale in terms:
+        model = model + scale * _vector(source, start)
+    if model.coefficients == start.coefficients and any(scale for _, scale in terms):
+        raise NothingChangedError(
+            f"{base}: the terms cancel out, or are the base itself: nothing would change. "
+            "Check the paths and scales"
+        )
+    return model
+
+
 @click.command()
 @click.argument("base")
 @click.argument("out")
-@click.option(
-    "--add", "added", callback=_terms, multiple=True, metavar="V[=SCALE]", help="Add SCALE * V."
-)
-@click.option(
-    "--subtract",
-    "subtracted",
-    callback=_terms,
-    multiple=True,
-    metavar="V[=SCALE]",
-    help="Subtract SCALE * V.",
-)
+@term_options
 @dtype_option("as in BASE, tensor by tensor")
-@run_options
+@write_options
 def apply(
     base: str,
     out: str,
@@ -77,18 +93,7 @@ def apply(
     """
     if not added and not subtracted:
         raise click.UsageError("Nothing to do: give at least one --add or --subtract.")
-    start = Checkpoint(resolve(base))
-    terms = [(term.source, term.scale) for term in added]
-    terms += [(term.source, -term.scale) for term in subtracted]
-    model = start
-    for source, scale in terms:
-        model = model + scale * _vector(source, start)
-    if model.coefficients == start.coefficients and any(scale for _, scale in terms):
-        raise NothingChangedError(
-            f"{out}: the terms cancel out, or are the base itself: nothing would change. "
-            "Check the paths and scales"
-        )
-    save(model, out, dtype=dtype, label="apply", flags=flags)
+    save(edited(base, added, subtracted), out, dtype=dtype, label="apply", flags=flags)
 
 
 def _vector(source: str, base: Checkpoint) -> TaskVector:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from tvmerge.cli.options import RunFlags, run_options
+from tvmerge.cli.options import RunFlags, write_options
 from tvmerge.cli.saving import save
 from tvmerge.recipe import build, load_recipe
 
@@ -14,7 +14,7 @@ from tvmerge.recipe import build, load_recipe
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("out")
-@run_options
+@write_options
 def merge(config: Path, out: str, flags: RunFlags) -> None:
     """Run the merge that the YAML file CONFIG describes, in mergekit's format, into OUT.
 

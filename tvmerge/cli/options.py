@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -11,6 +11,7 @@ import click
 
 from tvmerge.dtype import TORCH_NAMES, parse_dtype
 from tvmerge.errors import ConfigError
+from tvmerge.run_options import SYNC_BY_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,9 @@ class RunFlags:
     threads: int | None
     quiet: bool
     as_json: bool
+    # Of the commands that write (write_options).
+    sync: bool = SYNC_BY_DEFAULT
+    restart: bool = False
 
 
 def _dtype_code(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -67,5 +71,27 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         flags = RunFlags(memory_mib=memory_mib, threads=threads, quiet=quiet, as_json=as_json)
         command(flags=flags, **rest)
+
+    return with_flags
+
+
+def write_options(command: Callable[..., None]) -> Callable[..., None]:
+    """As `run_options`, and --sync and --restart, for the commands that write."""
+
+    @click.option(
+        "--sync/--no-sync",
+        default=SYNC_BY_DEFAULT,
+        show_default=True,
+        help="Return when the result is on the disk, whatever happens to the power then.",
+    )
+    @click.option(
+        "--restart",
+        is_flag=True,
+        help="Discard what an unfinished merge into OUT has left, and begin anew.",
+    )
+    @run_options
+    @wraps(command)
+    def with_flags(sync: bool, restart: bool, flags: RunFlags, **rest: Any) -> None:
+        command(flags=replace(flags, sync=sync, restart=restart), **rest)
 
     return with_flags

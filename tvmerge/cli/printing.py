@@ -76,9 +76,23 @@ def warn_of_differing(tensors: Sequence[str]) -> None:
     )
 
 
+def warn_of_lost(report: MergeReport) -> None:
+    """Say on stderr that rounding took back most of what the edit should change, if so."""
+    if report.lost_elements * 2 <= report.intended_elements:
+        return
+    share = report.lost_elements / report.intended_elements
+    click.echo(
+        f"Warning: {report.out}: rounding to the output's dtype left {share:.1%} of the "
+        f"{report.intended_elements:,} elements that the edit should change as they were. "
+        "Raise the scale, or keep the result in float32 (--dtype F32)",
+        err=True,
+    )
+
+
 def print_report(report: MergeReport, flags: RunFlags) -> None:
     """What a merge did, for people or as JSON; a warning where inputs disagree."""
     warn_of_differing(report.differing_tensors)
+    warn_of_lost(report)
     rate = report.bytes_moved / 1e9 / report.seconds if report.seconds else 0.0
     if flags.as_json:
         print_json(report.to_dict() | {"gb_per_second": rate})
@@ -91,8 +105,9 @@ def _print_summary(report: MergeReport, rate: float) -> None:
     for source, coefficient in report.coefficients.items():
         click.echo(f"  {coefficient:+.6g} * {source}")
     combined = f"{report.combined_tensors} tensors combined ({report.elements:,} elements"
-    if report.changed_elements is not None and report.elements:
+    if report.elements:
         combined += f", {report.changed_elements / report.elements:.2%} changed"
     click.echo(f"  {combined}), {report.copied_tensors} copied")
     moved = f"{size(report.bytes_moved)} moved in {report.seconds:.2f} s"
-    click.echo(f"  {moved} ({rate:.2f} GB/s)")
+    resumed = f", {size(report.resumed_bytes)} by an earlier run" if report.resumed_bytes else ""
+    click.echo(f"  {moved} ({rate:.2f} GB/s){resumed}")

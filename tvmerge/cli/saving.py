@@ -22,5 +22,7 @@ def save(
             memory_mib=flags.memory_mib,
             threads=flags.threads,
             progress=progress,
+            sync=flags.sync,
+            restart=flags.restart,
         )
     print_report(report, flags)

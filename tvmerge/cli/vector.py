@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tvmerge.algebra import Checkpoint
-from tvmerge.cli.options import RunFlags, dtype_option, run_options
+from tvmerge.cli.options import RunFlags, dtype_option, write_options
 from tvmerge.cli.saving import save
 from tvmerge.hub import resolve
 
@@ -15,7 +15,7 @@ from tvmerge.hub import resolve
 @click.argument("tuned")
 @click.argument("out")
 @dtype_option("float32")
-@run_options
+@write_options
 def vector(base: str, tuned: str, out: str, dtype: str | None, flags: RunFlags) -> None:
     """Store the task vector TUNED - BASE in the new folder OUT.
 
