@@ -12,10 +12,10 @@ from tvmerge.stored import Stored
 _LISTED = 5  # how many mismatches an error names
 
 
-def check_match(inputs: Iterable[Stored], donor: Stored) -> None:
+def check_match(inputs: Iterable[Stored], donor: Stored, *, listed: int | None = _LISTED) -> None:
     """Every checkpoint has the donor's tensors, no others, in the same shapes.
 
-    Raises MismatchError that names the first few tensors at fault.
+    Raises MismatchError that names the first `listed` tensors at fault; None: all of them.
     """
     problems: list[str] = []
     for stored in inputs:
@@ -25,10 +25,11 @@ def check_match(inputs: Iterable[Stored], donor: Stored) -> None:
             problems.append(f"{stored.source} and {donor.source} have no tensor in common")
         problems += _mismatches(stored, donor)
     if problems:
-        more = f"\n  ... and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        left = 0 if listed is None else max(0, len(problems) - listed)
+        more = f"\n  ... and {left} more (`tvmerge plan` lists all)" if left else ""
         raise MismatchError(
             "the inputs do not fit together:\n  "
-            + "\n  ".join(problems[:_LISTED])
+            + "\n  ".join(problems[:listed])
             + more
             + "\nUse checkpoints of one architecture and vocabulary (see `tvmerge inspect`)"
         )
