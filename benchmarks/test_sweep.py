@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 import yaml
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.conftest import Models
 from benchmarks.peak import peak_rss_mib
+from tvmerge import Checkpoint
 
 pytestmark = pytest.mark.benchmark(group="five scales")
 SCALES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -57,3 +59,30 @@ def test_five_merges(benchmark: BenchmarkFixture, models: Models) -> None:
         for scale in SCALES
     ]
     commands(benchmark, models, *each)
+
+
+def test_one_model_in_memory_at_five_scales(benchmark: BenchmarkFixture, models: Models) -> None:
+    """Without the time to start Python and to load the model for the first time."""
+    base, *tuned = map(Checkpoint, models.inputs)
+    loaded = (base - sum(one - base for one in tuned)).load_into(module_like(base))
+
+    def run() -> None:
+        for scale in SCALES:
+            loaded.rescale(scale)
+
+    benchmark.pedantic(run, rounds=ROUNDS)
+    assert loaded.edit.changed
+
+
+def module_like(checkpoint: Checkpoint) -> torch.nn.Module:
+    """A module with the checkpoint's tensors as parameters: the engine needs no more of a model."""
+    root = torch.nn.Module()
+    for name, tensor in checkpoint.state_dict().items():
+        *path, last = name.split(".")
+        place = root
+        for part in path:
+            if not hasattr(place, part):
+                place.add_module(part, torch.nn.Module())
+            place = place.get_submodule(part)
+        place.register_parameter(last, torch.nn.Parameter(tensor))
+    return root
