@@ -1,0 +1,187 @@
+"""`tvmerge plan CONFIG|BASE [OUT]`: what a merge will take, without doing it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tvmerge.algebra import Checkpoint
+from tvmerge.cli.apply import Term, edited, term_options
+from tvmerge.cli.options import RunFlags, dtype_option, run_options
+from tvmerge.cli.printing import print_json, size
+from tvmerge.dtype import TORCH_NAMES
+from tvmerge.errors import OutputError
+from tvmerge.estimate import Needs, estimate_seconds, needs, room_in_memory_bytes
+from tvmerge.matching import check_match
+from tvmerge.output import check_destination
+from tvmerge.plan import Plan, plan_checkpoint
+from tvmerge.probe import Probed, check_memory, probe
+from tvmerge.run_options import RunOptions, Workspace
+from tvmerge.unfinished import check_space
+
+_MIB = 1024 * 1024
+
+
+@click.command()
+@click.argument("config")
+@click.argument("out", required=False)
+@term_options
+@dtype_option("as in BASE, tensor by tensor")
+@click.option("--no-probe", is_flag=True, help="Measure nothing: no time is estimated.")
+@run_options
+def plan(
+    config: str,
+    out: str | None,
+    added: tuple[Term, ...],
+    subtracted: tuple[Term, ...],
+    dtype: str | None,
+    no_probe: bool,
+    flags: RunFlags,
+) -> None:
+    """Say what the merge of the recipe CONFIG into OUT would take, or why it cannot run.
+
+    With --add or --subtract, CONFIG is a BASE as in `tvmerge apply`. Ends with the exit code that
+    the merge would end with. About a second is spent on doing a part of the merge, so that the
+    time can be told; what that writes beside OUT (or here) is removed again.
+    """
+    started = time.monotonic()
+    model, dtype = _merge(config, added, subtracted, dtype)
+    inputs = (model.donor, *model.coefficients)
+    target = Path(out) if out is not None else None
+    if target is not None:
+        check_destination(target, inputs)
+    check_match(inputs, model.donor, listed=None)
+    planned = plan_checkpoint([model.coefficients], model.donor, dtype=dtype)
+    options = RunOptions(memory_mib=flags.memory_mib, threads=flags.threads)
+    workspace = options.workspace()
+    check_memory(planned, workspace)
+    place = _place(target)
+    free = shutil.disk_usage(place).free
+    if target is not None:
+        check_space(target, planned.output_bytes, free)
+    spent = time.monotonic() - started
+    probed = None if no_probe else _probe(planned, place, options)
+    found = _Found(model, planned, needs(planned), workspace, flags.memory_mib, free, probed, spent)
+    if flags.as_json:
+        print_json({"config": config, "out": out} | found.to_dict())
+    elif not flags.quiet:
+        _print(config, out, found.to_dict())
+
+
+def _merge(
+    config: str, added: tuple[Term, ...], subtracted: tuple[Term, ...], dtype: str | None
+) -> tuple[Checkpoint, str | None]:
+    if added or subtracted:
+        return edited(config, added, subtracted), dtype
+    if dtype is not None:
+        raise click.UsageError("--dtype goes with --add and --subtract; a recipe names its own.")
+    # Not at the top: the form without a recipe starts without pydantic.
+    from tvmerge.recipe import build, load_recipe
+
+    recipe = load_recipe(Path(config))
+    return build(recipe), recipe.output_dtype
+
+
+def _place(target: Path | None) -> Path:
+    """The folder that exists already below which the output would be written."""
+    if target is None:
+        return Path.cwd()
+    place = next(parent for parent in target.resolve().parents if parent.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(f"{target}: cannot write there ({place}). Name another folder")
+    return place
+
+
+def _probe(planned: Plan, place: Path, options: RunOptions) -> Probed:
+    write_back = _write_back_bytes(planned, options) > 0
+    return probe(planned, place, options, write_back=write_back)
+
+
+def _write_back_bytes(planned: Plan, options: RunOptions) -> int:
+    """What has to reach the disk before the merge can end: what memory has no room for."""
+    moved = sum(job.bytes_read + job.bytes_written for job in planned.jobs)
+    if options.sync or options.workspace(moved).drop_behind:
+        return planned.output_bytes
+    return max(0, planned.output_bytes - room_in_memory_bytes())
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    model: Checkpoint
+    plan: Plan
+    needs: Needs
+    workspace: Workspace
+    limit_mib: int
+    free_bytes: int
+    probed: Probed | None
+    planning_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        terms = self.model.coefficients.items()
+        return {
+            "coefficients": {os.fspath(stored.source): c for stored, c in terms},
+            **asdict(self.needs),
+            "disk_needed_bytes": self.plan.output_bytes,
+            "disk_free_bytes": self.free_bytes,
+            "threads": self.workspace.threads,
+            "buffer_bytes": self.workspace.buffer_bytes,
+            "memory_bytes": _peak_bytes() + (0 if self.probed else self.workspace.buffer_bytes),
+            "memory_limit_bytes": self.limit_mib * _MIB,
+            "estimate": self._estimate(),
+        }
+
+    def _estimate(self) -> dict[str, Any] | None:
+        if self.probed is None:
+            return None
+        load, rates = self.probed.load, self.probed.rates
+        options = RunOptions(memory_mib=self.limit_mib, threads=self.workspace.threads)
+        seconds = estimate_seconds(load, rates, _write_back_bytes(self.plan, options))
+        return {
+            "seconds": self.planning_seconds + seconds,
+            "uncached_bytes": load.uncached_bytes,
+            **asdict(rates),
+        }
+
+
+def _peak_bytes() -> int:
+    """The most that this process has held; a probe makes that the merge's own."""
+    with Path("/proc/self/status").open() as file:
+        values = dict(line.split(":", 1) for line in file)
+    return int(values["VmHWM"].split()[0]) * 1024
+
+
+def _print(config: str, out: str | None, found: dict[str, Any]) -> None:
+    click.echo(f"Plan of {config}" + (f" into {out}" if out else ""))
+    for source, coefficient in found["coefficients"].items():
+        click.echo(f"  {coefficient:+.6g} * {source}")
+    passes = "one pass" if found["passes"] == 1 else f"{found['passes']} passes"
+    estimate = found["estimate"]
+    fetched = f", {size(estimate['uncached_bytes'])} of it from the disk" if estimate else ""
+    click.echo(f"  reads    {size(found['bytes_read'])} in {passes}{fetched}")
+    click.echo(f"  writes   {size(found['bytes_written'])} in {len(found['shards'])} files")
+    copied = "".join(f", {count} copied ({why})" for why, count in found["copied"].items())
+    click.echo(f"  tensors  {found['combined']} combined{copied}")
+    names = (f"{TORCH_NAMES.get(code, code)} ({n})" for code, n in found["dtypes"].items())
+    click.echo(f"  dtypes   {', '.join(names)}")
+    free = size(found["disk_free_bytes"])
+    click.echo(f"  disk     {size(found['disk_needed_bytes'])} needed, {free} free")
+    buffers = f"{found['threads']} threads with {found['buffer_bytes'] / _MIB:.0f} MiB of buffers"
+    limit = f"limit {found['memory_limit_bytes'] / _MIB:.0f} MiB"
+    click.echo(f"  memory   {found['memory_bytes'] / _MIB:.0f} MiB ({buffers}), {limit}")
+    if estimate:
+        click.echo(f"  time     about {estimate['seconds']:.2g} s ({_rates(estimate)})")
+
+
+def _rates(estimate: dict[str, Any]) -> str:
+    text = f"{estimate['merge_rate'] / 1e9:.2g} GB/s"
+    text += f", {estimate['arithmetic_share']:.0%} of it arithmetic"
+    if estimate["fetch_rate"]:
+        text += f"; the disk adds a second for every {size(estimate['fetch_rate'])}"
+    return text

@@ -1,0 +1,136 @@
+"""What a merge will take: bytes, disk and passes from its plan, seconds from measured rates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvmerge.batches import Batch
+from tvmerge.jobs import Combine, size_bytes
+from tvmerge.page_cache import PageCache
+from tvmerge.plan import Plan
+from tvmerge.safetensors import FLOAT_DTYPES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What the plan of a merge says before any tensor is read. Sizes are in bytes."""
+
+    bytes_read: int
+    bytes_written: int
+    # How often the inputs are read: more than once where several results need them apart.
+    passes: int
+    # Tensors of the outputs: combined, and copied for each of the reasons.
+    combined: int
+    copied: Mapping[str, int]
+    # Tensors of the outputs by dtype, and the output files with their sizes.
+    dtypes: Mapping[str, int]
+    shards: Mapping[str, int]
+
+
+def needs(plan: Plan) -> Needs:
+    """What the merge that is planned reads and writes, and does to its tensors."""
+    read = sum(job.bytes_read for job in plan.jobs)
+    held = sum(path.stat().st_size for path in plan.inputs)
+    combined = {job.tensor for job in plan.jobs if isinstance(job, Combine)}
+    entries = [entry for shard in plan.shards for entry in shard.entries]
+    copied = Counter(
+        "untouched" if entry.dtype in FLOAT_DTYPES else "not floating-point"
+        for entry in entries
+        if entry.name not in combined
+    )
+    return Needs(
+        bytes_read=read,
+        bytes_written=plan.output_bytes,
+        passes=max(1, round(read / held)) if held else 1,
+        combined=len(combined),
+        copied=dict(copied),
+        dtypes=dict(Counter(entry.dtype for entry in entries).most_common()),
+        shards={shard.name: shard.size_bytes for shard in plan.shards},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """How fast this machine does the merge: what a probe has measured, in bytes and seconds."""
+
+    # Bytes read and written together per second, where all inputs are in the page cache.
+    merge_rate: float
+    # Bytes per second of the time that reading from the disk adds; None: nothing had to be.
+    fetch_rate: float | None
+    # How fast the disk takes what is written; None where memory has room for all of it.
+    write_back_rate: float | None
+    # Of a merge of cached files: 1 - the floor's time / the merge's.
+    arithmetic_share: float
+    # Once per merge: making the files.
+    fixed_seconds: float
+    sampled_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many bytes to read and write, and how many of those to be read are not cached."""
+
+    bytes_to_move: int
+    uncached_bytes: int
+
+    def __add__(self, other: Load) -> Load:
+        return Load(
+            self.bytes_to_move + other.bytes_to_move, self.uncached_bytes + other.uncached_bytes
+        )
+
+
+def loads(batches: Sequence[Batch]) -> list[Load]:
+    """What each batch moves, and how much of it has to come from the disk as things are now."""
+    paths = {path for batch in batches for path in batch.inputs.values()}
+    caches = {path: PageCache(Path(path)) for path in paths}
+    return [
+        Load(
+            batch.bytes_to_move,
+            sum(
+                size - caches[path].cached_bytes(offset, size)
+                for path, offset, size in read_ranges(batch)
+            ),
+        )
+        for batch in batches
+    ]
+
+
+def read_ranges(batch: Batch) -> Iterator[tuple[str, int, int]]:
+    """All that a batch reads, as (path, offset in bytes, size in bytes)."""
+    for job in batch.combines:
+        for source in job.sources:
+            size = size_bytes(source.dtype, job.elements)
+            yield batch.inputs[source.file], source.offset_bytes, size
+    for copy in batch.copies:
+        for place in (copy.source, *copy.same_as):
+            yield batch.inputs[place.file], place.offset_bytes, copy.size_bytes
+
+
+def estimate_seconds(load: Load, rates: Rates, write_back_bytes: int = 0) -> float:
+    """How long a merge takes that moves `load`, beginning with an empty output folder.
+
+    `write_back_bytes` have to reach the disk before the merge can end; the disk writes them while
+    the merge goes on, but not while it reads what is not cached.
+    """
+    fetching = load.uncached_bytes / rates.fetch_rate if rates.fetch_rate else 0.0
+    flushing = write_back_bytes / rates.write_back_rate if rates.write_back_rate else 0.0
+    return rates.fixed_seconds + fetching + max(load.bytes_to_move / rates.merge_rate, flushing)
+
+
+def room_in_memory_bytes() -> int:
+    """How much a program may write before the kernel makes it wait for the disk.
+
+    Linux begins to slow writers down halfway between vm.dirty_background_ratio and
+    vm.dirty_ratio, shares of the memory that is available (Documentation/admin-guide/sysctl/vm).
+    """
+    with Path("/proc/meminfo").open() as file:
+        memory = {key: int(rest.split()[0]) * 1024 for key, rest in (li.split(":") for li in file)}
+    limits = []
+    for name in ("dirty_background", "dirty"):
+        fixed = int(Path(f"/proc/sys/vm/{name}_bytes").read_text())
+        share = int(Path(f"/proc/sys/vm/{name}_ratio").read_text()) / 100
+        limits.append(fixed or share * memory["MemAvailable"])
+    return max(0, int(sum(limits) / 2) - memory["Dirty"])

@@ -1,0 +1,190 @@
+"""Measures how fast this machine does a merge, by doing a small part of it for about a second.
+
+Some of the merge's own batches, spread over the model, are run as the merge runs them: reading the
+real inputs, those in the page cache and those on the disk apart, writing to the file system of the
+destination. What was written is removed, what was read leaves the page cache as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+from tvmerge import _core
+from tvmerge.batches import Batch, cut, run_batch
+from tvmerge.estimate import Load, Rates, loads, read_ranges
+from tvmerge.floor import run_floor
+from tvmerge.jobs import Combine
+from tvmerge.output import storage_errors
+from tvmerge.plan import Plan
+from tvmerge.run_options import RunOptions, Workspace
+
+BUDGET_SECONDS = 0.7
+# Steps of this share of the whole come to lie evenly, however many are taken.
+_GOLDEN = 0.618033988749895
+_ARITHMETIC_ROUNDS = 2
+_CLOCK_SECONDS = 1e-9  # the clock's resolution: no time is shorter
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The rates, and the whole merge that they are to be applied to."""
+
+    rates: Rates
+    load: Load
+
+
+def check_memory(plan: Plan, workspace: Workspace) -> None:
+    """Raise what a merge would raise before its first byte: no memory, an input that is not there.
+
+    The engine is given every job with no elements: it opens the inputs, shares out its buffers,
+    and has nothing to do.
+    """
+    jobs = tuple(replace(job, elements=0) for job in plan.jobs if isinstance(job, Combine))
+    inputs = {number: os.fspath(path) for number, path in enumerate(plan.inputs)}
+    nowhere = dict.fromkeys(range(plan.variants * len(plan.shards)), "")
+    run_batch(Batch(0, inputs, nowhere, jobs), workspace, write=False)
+
+
+def probe(
+    plan: Plan,
+    folder: Path,
+    options: RunOptions,
+    *,
+    write_back: bool = False,
+    budget_seconds: float = BUDGET_SECONDS,
+) -> Probed:
+    """Run a part of `plan`, writing below `folder`, which exists; nothing is left there.
+
+    With `write_back` it is also measured how fast the disk takes what is written. Raises
+    StorageError where a file cannot be read or written, MemoryLimitError as the merge would.
+    """
+    with (
+        storage_errors(folder),
+        tempfile.TemporaryDirectory(prefix=".tvmerge-probe-", dir=folder) as scratch,
+    ):
+        outputs = _Outputs(plan, Path(scratch))
+        started = monotonic()
+        outputs.make()
+        fixed_seconds = monotonic() - started
+        batches = cut(plan, outputs.paths, batch_bytes=options.batch_bytes)
+        parts = loads(batches)
+        workspace = options.workspace(sum(batch.bytes_to_move for batch in batches))
+        sample = _Sample(workspace, outputs)
+        try:
+            sample.run(list(zip(batches, parts, strict=True)), budget_seconds)
+            written = sum(batch.bytes_written for batch in sample.taken)
+            rates = Rates(
+                merge_rate=sample.merge_rate,
+                fetch_rate=sample.fetch_rate,
+                write_back_rate=outputs.write_back_rate(written) if write_back else None,
+                arithmetic_share=_arithmetic_share(sample.taken[-1], workspace),
+                fixed_seconds=fixed_seconds,
+                sampled_bytes=sum(batch.bytes_to_move for batch in sample.taken),
+            )
+        finally:
+            sample.forget()
+    return Probed(rates, sum(parts, Load(0, 0)))
+
+
+class _Outputs:
+    """The files that the probe writes to, of the sizes that the merge's have."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._sizes = [shard.size_bytes for shard in plan.shards] * plan.variants
+        self.paths = [folder / str(number) for number in range(len(self._sizes))]
+
+    def make(self) -> None:
+        """Make the files anew: pages that were written before are written faster."""
+        for path, size_bytes in zip(self.paths, self._sizes, strict=True):
+            path.unlink(missing_ok=True)
+            _core.allocate(os.fspath(path), size_bytes)
+
+    def write_back_rate(self, written_bytes: int) -> float | None:
+        """How many bytes per second the disk takes of the `written_bytes` in the files."""
+        started = monotonic()
+        for path in self.paths:
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                os.fdatasync(file)
+            finally:
+                os.close(file)
+        seconds = monotonic() - started
+        return written_bytes / seconds if seconds and written_bytes else None
+
+
+class _Sample:
+    """Batches that are run, and the time that they take: from the disk, and once more cached."""
+
+    def __init__(self, workspace: Workspace, outputs: _Outputs) -> None:
+        self.workspace, self.outputs = workspace, outputs
+        self.taken: list[Batch] = []
+        # (bytes moved, seconds) with all inputs cached; (uncached bytes, seconds that they add).
+        self._merged: list[tuple[int, float]] = []
+        self._fetched: list[tuple[int, float]] = []
+        self._dropped: list[tuple[str, int, int]] = []
+
+    def run(self, batches: Sequence[tuple[Batch, Load]], budget_seconds: float) -> None:
+        """Run batches, those that are cached and others in turn, until the time is up."""
+        spread = [batches[n] for n in sorted(range(len(batches)), key=lambda n: n * _GOLDEN % 1)]
+        waiting = (
+            [one for one in spread if one[1].uncached_bytes == 0],
+            [one for one in spread if one[1].uncached_bytes > 0],
+        )
+        started = monotonic()
+        while any(waiting):
+            for kind in waiting:
+                if kind:
+                    self._take(*kind.pop(0))
+            if monotonic() - started >= budget_seconds:
+                return
+
+    def _take(self, batch: Batch, load: Load) -> None:
+        seconds = run_batch(batch, self.workspace).seconds
+        self.taken.append(batch)
+        if load.uncached_bytes and not self.workspace.drop_behind:
+            self._dropped += _uncached_ranges(batch, load)
+            self.outputs.make()
+            again = run_batch(batch, self.workspace).seconds
+            self._fetched.append((load.uncached_bytes, max(0.0, seconds - again)))
+            seconds = again
+        # Files that leave the cache at once: the disk's part cannot be told from the merge's.
+        self._merged.append((load.bytes_to_move, seconds))
+
+    @property
+    def merge_rate(self) -> float:
+        """Bytes moved per second; the first of several batches, which starts cold, left out."""
+        counted = self._merged[1:] or self._merged
+        seconds = sum(seconds for _, seconds in counted)
+        return sum(moved for moved, _ in counted) / max(seconds, _CLOCK_SECONDS)
+
+    @property
+    def fetch_rate(self) -> float | None:
+        """Uncached bytes per second that reading them adds; None where it adds nothing."""
+        seconds = sum(seconds for _, seconds in self._fetched)
+        return sum(fetched for fetched, _ in self._fetched) / seconds if seconds else None
+
+    def forget(self) -> None:
+        """Drop from the page cache what was not in it before."""
+        for path, offset_bytes, size_bytes in self._dropped:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(file, offset_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(file)
+
+
+def _uncached_ranges(batch: Batch, load: Load) -> list[tuple[str, int, int]]:
+    """The ranges of a batch of which nothing was cached; those that were in part are left alone."""
+    return list(read_ranges(batch)) if load.uncached_bytes == batch.bytes_read else []
+
+
+def _arithmetic_share(batch: Batch, workspace: Workspace) -> float:
+    """The share of a merge's time that its floor does not take; the batch is cached by now."""
+    merge = min(run_batch(batch, workspace).seconds for _ in range(_ARITHMETIC_ROUNDS))
+    floor = min(run_floor(batch, workspace) for _ in range(_ARITHMETIC_ROUNDS))
+    return max(0.0, 1 - floor / max(merge, _CLOCK_SECONDS))
