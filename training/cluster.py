@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-from tvmerge.errors import ConfigError
+from tvmerge.errors import ConfigError, TVMergeError
+from tvmerge.ray_session import connect, stop
 from tvmerge.training.config import Resources
 from tvmerge.training.jobs import FinetuneJob, StepReport, finished_record
-from tvmerge.training.ray_session import connect, result_of, stop
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -164,7 +164,7 @@ class Cluster:
             while left := [ref for ref in names if ref not in results]:
                 done, _ = ray.wait(left, num_returns=1, timeout=POLL_SECONDS)
                 for ref in done:
-                    results[ref] = result_of(ref, names[ref])
+                    results[ref] = _result_of(ref, names[ref])
                 relay(done)
         except BaseException:
             stop([ref for ref in names if ref not in results])
@@ -230,3 +230,21 @@ def _device(resources: Resources) -> str:
 
 def _unshown(progress: JobProgress) -> None:
     """Nobody watches."""
+
+
+def _result_of(ref: Any, name: str) -> Any:
+    """The task's result; raises the error that ended it, or one that says its worker died."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        cause = error.cause
+        raise (cause if isinstance(cause, Exception) else error) from error
+    except RayError as error:
+        raise TVMergeError(
+            f"{name}: expected its worker to live, found it dead after all retries ({error}). "
+            "If memory ran out, raise resources.cpus_per_job so that fewer run side by side; "
+            "run again to go on from the last checkpoint."
+        ) from error

@@ -23,7 +23,10 @@ BATCH_TRIES = 4
 class Schedule:
     """Hands out the batches of a merge (by number, with their sizes in bytes) to nodes."""
 
-    def __init__(self, sizes: Mapping[int, int], nodes: Iterable[str]) -> None:
+    def __init__(
+        self, sizes: Mapping[int, int], nodes: Iterable[str], *, ahead: int = AHEAD
+    ) -> None:
+        self._ahead = ahead
         self._waiting = sorted(sizes, key=lambda number: -sizes[number])
         self._held: dict[str, list[int]] = {node: [] for node in nodes}
         self._left = set(sizes)
@@ -35,6 +38,10 @@ class Schedule:
         """Whether every batch is done."""
         return not self._left
 
+    def is_done(self, number: int) -> bool:
+        """Whether the batch is done."""
+        return number not in self._left
+
     @property
     def nodes(self) -> tuple[str, ...]:
         """The nodes that are still given work."""
@@ -43,7 +50,7 @@ class Schedule:
     def next_for(self, node: str) -> int | None:
         """A batch for `node` to run, held by it from now on; None where it should wait."""
         held = self._held.get(node)
-        if held is None or len(held) >= AHEAD:
+        if held is None or len(held) >= self._ahead:
             return None
         number = next(self._candidates(node), None)
         if number is not None:
@@ -88,7 +95,9 @@ class Schedule:
         """What others have, and no third; what they have not begun comes first."""
         copies = Counter(number for held in self._held.values() for number in held)
         queues = [held for other, held in self._held.items() if other != node]
-        ranked = [q[place] for place in reversed(range(AHEAD)) for q in queues if place < len(q)]
+        ranked = [
+            q[place] for place in reversed(range(self._ahead)) for q in queues if place < len(q)
+        ]
         return [n for n in ranked if n in self._left and copies[n] < COPIES]
 
     def _put_down(self, node: str, number: int) -> None:

@@ -1,4 +1,4 @@
-"""A quiet Ray: started small and without talk, and its errors given as what caused them."""
+"""A quiet Ray: started small, joined and stopped without talk. Ray is imported when asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
-
-from tvmerge.errors import TVMergeError
 
 OBJECT_STORE_MIB = 100  # only paths and small results travel; Ray's own default is GiBs
 ENVIRONMENT = {
@@ -59,24 +57,6 @@ def stop(refs: Sequence[Any]) -> None:
     for ref in ended:
         with suppress(RayError):
             ray.get(ref)
-
-
-def result_of(ref: Any, name: str) -> Any:
-    """The task's result; raises the error that ended it, or one that says its worker died."""
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        cause = error.cause
-        raise (cause if isinstance(cause, Exception) else error) from error
-    except RayError as error:
-        raise TVMergeError(
-            f"{name}: expected its worker to live, found it dead after all retries ({error}). "
-            "If memory ran out, raise resources.cpus_per_job so that fewer run side by side; "
-            "run again to go on from the last checkpoint."
-        ) from error
 
 
 @contextmanager
