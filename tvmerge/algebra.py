@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from tvmerge.errors import ConfigError
 from tvmerge.merge import MergeReport, save_checkpoint, save_vector
 from tvmerge.plan import Plan, plan_checkpoint, plan_vector
+from tvmerge.receipt import RecipeText
 from tvmerge.run_options import SYNC_BY_DEFAULT, Progress, RunOptions
 from tvmerge.stored import Stored, open_stored
 
@@ -75,13 +76,15 @@ class _Linear:
         progress: Progress | None = None,
         sync: bool = SYNC_BY_DEFAULT,
         restart: bool = False,
+        recipe: RecipeText | None = None,
     ) -> MergeReport:
         """Compute the expression and write it to the folder `out`, in one pass.
 
         A Checkpoint becomes a folder that `transformers` loads, each tensor rounded once to the
         dtype that it has in the donor; a TaskVector is stored in float32; `dtype` ("bfloat16",
         "BF16") asks for another. `memory_mib` limits what the process may hold, `progress` is
-        called with (bytes moved, bytes to move), `sync` waits until the result is on the disk.
+        called with (bytes moved, bytes to move), `sync` waits until the result is on the disk. The
+        receipt (docs/receipt.md) repeats `recipe`.
 
         Raises MismatchError where the inputs do not fit together, OutputError where `out` is not
         free, NothingChangedError where the vector is zero or the model is the donor again although
@@ -92,7 +95,9 @@ class _Linear:
         options = RunOptions(
             memory_mib=memory_mib, threads=threads, progress=progress, sync=sync, restart=restart
         )
-        return self._run(self.coefficients, self._donor, out, dtype=dtype, options=options)
+        return self._run(
+            self.coefficients, self._donor, out, dtype=dtype, options=options, recipe=recipe
+        )
 
     def state_dict(
         self,

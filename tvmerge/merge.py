@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +21,24 @@ from tvmerge.output import (
     copy_companions,
     declare_dtype,
     find_companions,
+    index_file,
     read_config,
     storage_errors,
-    write_index,
 )
 from tvmerge.plan import Coefficients, Plan
+from tvmerge.receipt import RECEIPT_NAME, RecipeText
+from tvmerge.receipt_making import make_receipt
 from tvmerge.report import MergeReport as MergeReport
 from tvmerge.report import Result as Result
 from tvmerge.report import report
 from tvmerge.run_options import RunOptions
 from tvmerge.running import Runner, Stats, input_stats, run_merge
 from tvmerge.stored import Stored
-from tvmerge.unfinished import claimed
+from tvmerge.unfinished import Unfinished, claimed
 from tvmerge.version import __version__
 
 # An edit of which rounding leaves less than this share of elements is as good as none.
 _LOST_SHARE = 0.99
-
-# Called with the number of the variant and its folder, which is complete but for the index.
-WriteReceipt = Callable[[Result, int, Path], None]
 
 
 def save_checkpoint(
@@ -50,10 +48,12 @@ def save_checkpoint(
     *,
     dtype: str | None,
     options: RunOptions,
+    recipe: RecipeText | None = None,
 ) -> MergeReport:
     """Write a model to the folder `out` in Hugging Face layout; see Checkpoint.save."""
-    variant = Variant(coefficients=coefficients)
-    return save(Order(kind=MODEL, donor=donor, variants=(variant,), dtype=dtype), out, options)[0]
+    variants = (Variant(coefficients=coefficients),)
+    order = Order(kind=MODEL, donor=donor, variants=variants, dtype=dtype, recipe=recipe)
+    return save(order, out, options)[0]
 
 
 def save_vector(
@@ -63,10 +63,12 @@ def save_vector(
     *,
     dtype: str | None,
     options: RunOptions,
+    recipe: RecipeText | None = None,
 ) -> MergeReport:
     """Store a task vector in the folder `out`; see TaskVector.save."""
-    variant = Variant(coefficients=coefficients)
-    return save(Order(kind=VECTOR, donor=donor, variants=(variant,), dtype=dtype), out, options)[0]
+    variants = (Variant(coefficients=coefficients),)
+    order = Order(kind=VECTOR, donor=donor, variants=variants, dtype=dtype, recipe=recipe)
+    return save(order, out, options)[0]
 
 
 def save(
@@ -75,7 +77,6 @@ def save(
     options: RunOptions,
     *,
     run: Runner | None = None,
-    write_receipt: WriteReceipt | None = None,
 ) -> tuple[MergeReport, ...]:
     """Write every variant of `order` below the folder `out`, which appears whole or not at all.
 
@@ -105,13 +106,14 @@ def save(
             bytes_written=sum(batch.bytes_written for batch in batches),
             resumed_bytes=resumed,
             seconds=time.monotonic() - started,
+            options=options,
         )
         for variant, outcome in zip(order.variants, result.outcomes, strict=True):
             _judge(target / variant.name, order, variant, outcome)
         with storage_errors(out):
             work.name_parts(iter(order.files(plan)))
             for number in range(len(order.variants)):
-                _complete(result, number, work.folder, target.name, write_receipt)
+                _complete(result, number, work, target.name)
             work.publish(sync=options.sync)
     return tuple(report(result, number, out) for number in range(len(order.variants)))
 
@@ -167,18 +169,19 @@ def _judge(out: Path, order: Order, variant: Variant, outcome: Outcome) -> None:
         )
 
 
-def _complete(
-    result: Result, number: int, root: Path, name: str, write_receipt: WriteReceipt | None
-) -> None:
+def _complete(result: Result, number: int, work: Unfinished, name: str) -> None:
     """Write all that lies beside the weights; the index last, since it makes them a model."""
     order, variant = result.order, result.order.variants[number]
-    folder = root / variant.name
+    folder = work.folder / variant.name
     if order.kind == MODEL:
         copy_companions(order.donor, folder, find_companions(order.donor))
         if order.dtype is not None:
             declare_dtype(folder / "config.json", parse_dtype(order.dtype))
         card = model_card(variant.name or name, variant.coefficients, order.donor)
         (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
-    if write_receipt is not None:
-        write_receipt(result, number, folder)
-    write_index(result.plan.shards, folder, stem=order.kind)
+    index = index_file(result.plan.shards, stem=order.kind)
+    pending = dict([index]) if index else {}
+    receipt = make_receipt(result, number, folder, pending, ignored=work.own_files())
+    (folder / RECEIPT_NAME).write_bytes(receipt.to_bytes())
+    for file, content in pending.items():
+        (folder / file).write_bytes(content)

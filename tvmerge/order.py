@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from tvmerge.plan import Coefficients, Plan, plan_checkpoint, plan_vector
+from tvmerge.receipt import RecipeText
 from tvmerge.stored import Stored
 
 MODEL = "model"
@@ -28,6 +29,7 @@ class Order:
     donor: Stored
     variants: tuple[Variant, ...]
     dtype: str | None = None
+    recipe: RecipeText | None = None  # that it was read from
 
     @property
     def inputs(self) -> tuple[Stored, ...]:

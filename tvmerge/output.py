@@ -116,12 +116,6 @@ def index_file(shards: Sequence[OutShard], *, stem: str) -> tuple[str, bytes] | 
     return stem + INDEX_SUFFIX, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 
-def write_index(shards: Sequence[OutShard], folder: Path, *, stem: str) -> None:
-    """Write the index of a sharded output; nothing for one shard."""
-    if index := index_file(shards, stem=stem):
-        (folder / index[0]).write_bytes(index[1])
-
-
 def read_config(config: Path) -> dict[str, Any] | None:
     """A config.json that has to be changed; None where there is none.
 

@@ -119,6 +119,11 @@ class Receipt:
         body = ",\n".join(self._sections()).encode()
         return b"{\n" + body + SEAL + _encode(seal(b"{\n" + body)).encode() + b"\n}\n"
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `to_bytes` spells out."""
+        found: dict[str, Any] = json.loads(self.to_bytes())
+        return found
+
     def _sections(self) -> Iterator[str]:
         recipe = self.recipe
         yield f'"format": {_encode(FORMAT)}'

@@ -115,8 +115,8 @@ def _run(result: Result) -> dict[str, Any]:
         "resumed_bytes": result.resumed_bytes,
         "gb_per_second": moved / 1e9 / result.seconds if result.seconds else None,
         "io_floor_share": None,
-        "threads": result.workspace.threads,
-        "isa": result.workspace.isa or _core.available_isas()[0],
+        "threads": result.options.thread_count(),
+        "isa": result.options.isa or _core.available_isas()[0],
         "host": platform.node(),
         "python": platform.python_version(),
     }

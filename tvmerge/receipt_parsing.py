@@ -44,8 +44,8 @@ def read_receipt(folder: Path) -> Receipt:
     path = folder / RECEIPT_NAME
     if not path.exists():
         raise FormatError(
-            f"{folder}: has no {RECEIPT_NAME}, which every output of tvmerge since 0.2 has. "
-            "Name the folder of such an output"
+            f"{folder}: has no {RECEIPT_NAME}. Name the folder of an output of `tvmerge vector`, "
+            "`apply` or `merge`, which write one"
         )
     return parse_receipt(read_bounded(path, most_bytes=_LARGEST_BYTES), path)
 

@@ -10,6 +10,7 @@ from typing import Any
 from tvmerge.order import Order
 from tvmerge.outcome import COMBINED, Outcome
 from tvmerge.plan import Plan
+from tvmerge.run_options import RunOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,7 @@ class Result:
     """What a merge did in all: one Outcome for every variant of the order."""
 
     order: Order
+    options: RunOptions
     plan: Plan
     # (size in bytes, time of the last change in ns) of every input file of the plan.
     input_stats: tuple[tuple[int, int], ...]

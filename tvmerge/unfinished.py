@@ -72,6 +72,10 @@ class Unfinished:
             elif path not in kept:
                 path.unlink()
 
+    def own_files(self) -> frozenset[Path]:
+        """What lies in the folder only until it is published."""
+        return frozenset({self.folder / _JOURNAL})
+
     def publish(self, *, sync: bool) -> None:
         """Make the folder the destination; with `sync` it is on the disk when this returns."""
         (self.folder / _JOURNAL).unlink()

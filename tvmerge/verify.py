@@ -62,7 +62,11 @@ class _Expected:
 
 
 def verify(
-    folder: str | os.PathLike[str], *, inputs: bool = False, options: RunOptions | None = None
+    folder: str | os.PathLike[str],
+    receipt: Receipt | None = None,
+    *,
+    inputs: bool = False,
+    options: RunOptions | None = None,
 ) -> Verification:
     """Compare the output folder with its receipt; with `inputs`, the recorded inputs as well.
 
@@ -70,7 +74,7 @@ def verify(
     be read.
     """
     root = Path(folder)
-    receipt = read_receipt(root)
+    receipt = receipt or read_receipt(root)
     expected = [_Expected(record.name, root, record) for record in receipt.files]
     if inputs:
         expected += input_files(receipt)

@@ -41,6 +41,7 @@ class YamlFile:
     path: Path
     content: dict[str, Any]
     root: yaml.MappingNode
+    text: str
 
     @classmethod
     def read(cls, path: Path) -> YamlFile:
@@ -54,7 +55,8 @@ class YamlFile:
     def parse(cls, path: Path, text: bytes) -> YamlFile:
         """Parse what stands in the file `path`; raises ConfigError like read."""
         try:
-            root, content = load(text.decode())
+            decoded = text.decode()
+            root, content = load(decoded)
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: is not UTF-8 text. Name a YAML file") from error
         except YamlError as error:
@@ -63,7 +65,7 @@ class YamlFile:
         if not isinstance(root, yaml.MappingNode) or not isinstance(content, dict):
             found = "nothing" if content is None else type(content).__name__
             raise ConfigError(f"{path}:1: expected keys and values (`name: ...`), found {found}")
-        return cls(path, content, root)
+        return cls(path, content, root, decoded)
 
     def error(self, location: Location, text: str) -> ConfigError:
         """A ConfigError that points at `location`, or at the deepest part of it that exists."""

@@ -35,6 +35,7 @@ COMMANDS = {
     "apply": _Target("tvmerge.cli.apply:apply", "Add or subtract task vectors: BASE + sum."),
     "merge": _Target("tvmerge.cli.merge:merge", "Run a merge recipe (mergekit's YAML)."),
     "sweep": _Target("tvmerge.cli.sweep:sweep", "Run a recipe at several scales at once."),
+    "plan": _Target("tvmerge.cli.plan:plan", "Say what a merge will take, or why it cannot run."),
     "inspect": _Target("tvmerge.cli.inspect:inspect", "Say what a checkpoint holds."),
     "verify": _Target("tvmerge.cli.verify:verify", "Check an output against its receipt."),
     "diff": _Target("tvmerge.cli.diff:diff", "Measure how two checkpoints differ."),

@@ -9,8 +9,12 @@ import click
 
 from tvmerge.cli.options import json_option
 from tvmerge.cli.printing import print_json, print_table, size
+from tvmerge.cli.receipt_printing import print_receipt
 from tvmerge.compare import layer_of
+from tvmerge.errors import FormatError
 from tvmerge.hub import resolve
+from tvmerge.receipt import RECEIPT_NAME, Receipt
+from tvmerge.receipt_parsing import read_receipt
 from tvmerge.stored import Stored, open_stored, read_config
 from tvmerge.untrusted import printable, shorten
 
@@ -20,11 +24,17 @@ from tvmerge.untrusted import printable, shorten
 @click.option("--tensors", "with_tensors", is_flag=True, help="List every tensor.")
 @json_option
 def inspect(path: str, with_tensors: bool, as_json: bool) -> None:
-    """Say what the checkpoint or task vector at PATH holds; only headers are read."""
+    """Say what the checkpoint or task vector at PATH holds; only headers are read.
+
+    For an output of tvmerge its receipt says how it was made, and layer by layer how many elements
+    the edit changed, how many of the intended changes rounding lost, and the cosine between the
+    intended edit and what is left of it.
+    """
     stored = open_stored(resolve(path))
     found = _describe(stored)
+    receipt = _receipt(stored)
     if as_json:
-        print_json(found)
+        print_json(found | {"receipt": None if receipt is None else receipt.to_dict()})
         return
     architecture = f" ({found['architecture']})" if found["architecture"] else ""
     click.echo(f"{stored.source}: {found['kind']}{printable(shorten(architecture))}")
@@ -41,6 +51,19 @@ def inspect(path: str, with_tensors: bool, as_json: bool) -> None:
             for t in found["tensors"]
         ]
         print_table(("tensor", "dtype", "shape", "bytes"), rows)
+    if receipt is not None:
+        print_receipt(receipt)
+
+
+def _receipt(stored: Stored) -> Receipt | None:
+    """The receipt that lies beside the weights; None where there is none that can be read."""
+    if not stored.source.is_dir() or not (stored.source / RECEIPT_NAME).exists():
+        return None
+    try:
+        return read_receipt(stored.source)
+    except FormatError as error:
+        click.echo(f"Warning: {printable(str(error))}", err=True)
+        return None
 
 
 def _describe(stored: Stored) -> dict[str, Any]:

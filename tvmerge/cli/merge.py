@@ -8,7 +8,9 @@ import click
 
 from tvmerge.cli.options import RunFlags, write_options
 from tvmerge.cli.saving import save
-from tvmerge.recipe import build, load_recipe
+from tvmerge.receipt import RecipeText
+from tvmerge.recipe import build, check_recipe
+from tvmerge.yaml_file import YamlFile
 
 
 @click.command()
@@ -21,5 +23,7 @@ def merge(config: Path, out: str, flags: RunFlags) -> None:
     Methods: linear, task_arithmetic. Paths in CONFIG are relative to the current folder. Keys
     without a meaning are errors, never ignored.
     """
-    recipe = load_recipe(config)
-    save(build(recipe), out, dtype=recipe.output_dtype, label="merge", flags=flags)
+    file = YamlFile.read(config)
+    recipe = check_recipe(file)
+    text = RecipeText(recipe.merge_method, file.text)
+    save(build(recipe), out, dtype=recipe.output_dtype, label="merge", flags=flags, recipe=text)

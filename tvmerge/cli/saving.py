@@ -9,10 +9,17 @@ from tvmerge.algebra import Checkpoint, TaskVector
 from tvmerge.cli.options import RunFlags
 from tvmerge.cli.printing import print_report
 from tvmerge.cli.progress import shown
+from tvmerge.receipt import RecipeText
 
 
 def save(
-    model: Checkpoint | TaskVector, out: str, *, dtype: str | None, label: str, flags: RunFlags
+    model: Checkpoint | TaskVector,
+    out: str,
+    *,
+    dtype: str | None,
+    label: str,
+    flags: RunFlags,
+    recipe: RecipeText | None = None,
 ) -> None:
     """Write the model or vector with progress, then print what was done."""
     with shown(label, quiet=flags.quiet) as progress:
@@ -22,6 +29,7 @@ def save(
             memory_mib=flags.memory_mib,
             threads=flags.threads,
             progress=progress,
+            recipe=recipe,
             sync=flags.sync,
             restart=flags.restart,
         )
