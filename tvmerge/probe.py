@@ -26,6 +26,8 @@ from tvmerge.run_options import RunOptions, Workspace
 BUDGET_SECONDS = 0.7
 # Steps of this share of the whole come to lie evenly, however many are taken.
 _GOLDEN = 0.618033988749895
+# Of less than this the time cannot be told from the noise of the rest.
+_FETCHED_BYTES = 8 * 1024 * 1024
 _ARITHMETIC_ROUNDS = 2
 _CLOCK_SECONDS = 1e-9  # the clock's resolution: no time is shorter
 
@@ -129,12 +131,12 @@ class _Sample:
         self._dropped: list[tuple[str, int, int]] = []
 
     def run(self, batches: Sequence[tuple[Batch, Load]], budget_seconds: float) -> None:
-        """Run batches, those that are cached and others in turn, until the time is up."""
+        """Run batches, those that are cached and those that are not in turn, until time is up."""
         spread = [batches[n] for n in sorted(range(len(batches)), key=lambda n: n * _GOLDEN % 1)]
-        waiting = (
-            [one for one in spread if one[1].uncached_bytes == 0],
-            [one for one in spread if one[1].uncached_bytes > 0],
-        )
+        most = max((load.uncached_bytes for _, load in batches), default=0)
+        waiting: tuple[list[tuple[Batch, Load]], ...] = ([], [])
+        for batch, load in spread:
+            waiting[load.uncached_bytes >= max(most / 2, _FETCHED_BYTES)].append((batch, load))
         started = monotonic()
         while any(waiting):
             for kind in waiting:
@@ -146,7 +148,7 @@ class _Sample:
     def _take(self, batch: Batch, load: Load) -> None:
         seconds = run_batch(batch, self.workspace).seconds
         self.taken.append(batch)
-        if load.uncached_bytes and not self.workspace.drop_behind:
+        if load.uncached_bytes >= _FETCHED_BYTES and not self.workspace.drop_behind:
             self._dropped += _uncached_ranges(batch, load)
             self.outputs.make()
             again = run_batch(batch, self.workspace).seconds
