@@ -2,7 +2,9 @@
 
 JSON lines, each behind a checksum of its own. The first line names the merge; every further one is
 the record of a batch. What follows a line that does not hold (a crash cut it off) is worth nothing
-and is written over. The open journal is the lock: one process at a time writes to a folder.
+and is written over. Opening it locks its folder: one process at a time writes there. The lock is on
+the folder rather than on the file, which is gone at the moment when the folder gets its last name;
+the file is locked too, for file systems that lock only files.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,8 @@ _SUM_DIGITS = 16
 class Journal:
     """An open and locked journal. Made by `Journal.open`."""
 
-    def __init__(self, file: int) -> None:
-        self._file = file
+    def __init__(self, folder: int, file: int) -> None:
+        self._folder, self._file = folder, file
         self.merge: Mapping[str, Any] | None = None
         # It holds something, but does not say which merge it belongs to.
         self.is_damaged = False
@@ -35,32 +38,32 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path) -> Journal:
-        """Open or create the journal at `path`, and lock it.
+        """Open or create the journal at `path`, its folder locked.
 
-        Raises OutputError where another process holds it. On a file system that knows no locks
-        two merges into one folder are not kept apart.
+        Raises OutputError where another process holds it, FileNotFoundError where the folder is
+        gone, or was published this moment. On a file system that knows no locks two merges into
+        one folder are not kept apart.
         """
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
+        with ExitStack() as opened:
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, folder)
+            _lock(folder, path)
+            if not os.path.samestat(os.fstat(folder), path.parent.stat()):
+                raise FileNotFoundError(path)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            opened.callback(os.close, file)
             _lock(file, path)
-            return cls(file)
-        except BaseException:
-            os.close(file)
-            raise
-
-    def still_at(self, path: Path) -> bool:
-        """Whether `path` is this journal; its folder may have been published in between."""
-        try:
-            return os.path.samestat(os.fstat(self._file), path.stat())
-        except FileNotFoundError:
-            return False
+            journal = cls(folder, file)
+            opened.pop_all()
+            return journal
 
     def begin(self, merge: Mapping[str, Any]) -> None:
         """Start over, with the merge that follows."""
+        self.merge, self.records = None, {}
         os.lseek(self._file, 0, os.SEEK_SET)
         os.ftruncate(self._file, 0)
-        self.merge, self.records = merge, {}
         self._append({"format": FORMAT, "pid": os.getpid(), "merge": merge})
+        self.merge = merge
 
     def resume(self) -> None:
         """Go on with the merge that is there, in this process."""
@@ -74,6 +77,17 @@ class Journal:
     def close(self) -> None:
         """Release the lock."""
         os.close(self._file)
+        os.close(self._folder)
+
+    def restore(self, path: Path) -> None:
+        """Write it anew at `path`, from where it was removed; the folder has stayed locked."""
+        merge, records = self.merge, self.records
+        assert merge is not None
+        os.close(self._file)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.begin(merge)
+        for record in records.values():
+            self.add(record)
 
     def _append(self, value: Mapping[str, Any]) -> None:
         data = _line(value)
@@ -136,7 +150,7 @@ def _lock(file: int, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        values, _ = parse(os.pread(file, os.fstat(file).st_size, 0))
+        values, _ = parse(path.read_bytes() if path.exists() else b"")
         pids = [value["pid"] for value in values if "pid" in value]
         who = f" (process {pids[-1]})" if pids else ""
         raise OutputError(

@@ -7,6 +7,7 @@ Whatever ends a run in which a batch was finished leaves it; any other end takes
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,8 @@ from tvmerge.journal import Journal
 _SUFFIX = ".unfinished"
 _PART = ".part"
 _JOURNAL = "journal"
+# What renaming a folder says where a full folder, or a file, has the name.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 # After these the work done is worth nothing: another try would end in the same way.
 _FINAL = (ConfigError, FormatError, MismatchError, NothingChangedError, OutputError)
 
@@ -78,12 +81,18 @@ class Unfinished:
 
     def publish(self, *, sync: bool) -> None:
         """Make the folder the destination; with `sync` it is on the disk when this returns."""
-        (self.folder / _JOURNAL).unlink()
-        if sync:
+        journal = self.folder / _JOURNAL
+        if sync:  # while there still is a journal to go on from
             _sync_tree(self.folder)
+        journal.unlink()
         try:
+            if sync:
+                _sync(self.folder)
             self.folder.rename(self.target)  # takes the place of an empty folder, of nothing else
         except OSError as error:
+            self.journal.restore(journal)
+            if error.errno not in _TAKEN:
+                raise
             raise OutputError(
                 f"{self.target}: was taken while the merge ran. Name another one"
             ) from error
@@ -150,19 +159,18 @@ def _open(target: Path) -> Unfinished:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            journal = Journal.open(folder / _JOURNAL)
+            return Unfinished(folder, target, Journal.open(folder / _JOURNAL))
         except FileNotFoundError:
             continue  # its owner has published it this moment
         except OutputError:
             raise
         except OSError as error:
+            with suppress(OSError):
+                folder.rmdir()  # only where it was made just now: it is empty
             raise OutputError(
                 f"{target}: cannot write there: {error.strerror or error} "
                 f"({error.filename or target.parent}). Name another folder"
             ) from error
-        if journal.still_at(folder / _JOURNAL):
-            return Unfinished(folder, target, journal)
-        journal.close()
 
 
 def _take_over(work: Unfinished, merge: Mapping[str, Any], *, restart: bool) -> None:
@@ -170,7 +178,8 @@ def _take_over(work: Unfinished, merge: Mapping[str, Any], *, restart: bool) -> 
         raise OutputError(f"{work.target}: was taken by another merge. Name another folder")
     before = work.journal.merge
     if before == merge and not restart:
-        work.journal.resume()
+        with _storage_errors(work.target):
+            work.journal.resume()
         return
     if before is not None and not restart:
         raise OutputError(
@@ -183,8 +192,17 @@ def _take_over(work: Unfinished, merge: Mapping[str, Any], *, restart: bool) -> 
             f"{work.folder}: holds an unfinished merge whose journal cannot be read. Discard it "
             "with --restart"
         )
-    work.clear()
-    work.journal.begin(merge)
+    with _storage_errors(work.target):
+        work.clear()
+        work.journal.begin(merge)
+
+
+@contextmanager
+def _storage_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{target}: cannot write: {error.strerror or error}") from error
 
 
 def _difference(before: Mapping[str, Any], merge: Mapping[str, Any]) -> str:
@@ -200,7 +218,12 @@ def _difference(before: Mapping[str, Any], merge: Mapping[str, Any]) -> str:
 def _check_space(work: Unfinished, size_bytes: int) -> None:
     # The blocks of parts that are there already need not be free.
     held = sum(path.stat().st_blocks * 512 for path in work.folder.rglob("*"))
-    check_space(work.target, size_bytes - held, shutil.disk_usage(work.folder).free)
+    try:
+        check_space(work.target, size_bytes - held, shutil.disk_usage(work.folder).free)
+    except OutputError as error:
+        if work.journal.records:  # which an OutputError would take away
+            raise StorageError(str(error)) from error
+        raise
 
 
 def check_space(target: Path, size_bytes: int, free: int) -> None:
