@@ -13,7 +13,8 @@ from reference import random_array
 
 from tvmerge import Checkpoint
 from tvmerge.cli import cli
-from tvmerge.errors import ConfigError, NothingChangedError
+from tvmerge.errors import ConfigError, NothingChangedError, OutputError
+from tvmerge.run_options import RunOptions
 from tvmerge.sweep import folder_name, sweep
 
 SCALES = (0.1, 0.3, 1, -0.5, 0)
@@ -174,3 +175,35 @@ def test_the_command_refuses_scales_without_a_meaning(
     Path("recipe.yaml").write_text(RECIPE.format(lambda_=1))
     assert error in run("sweep", "recipe.yaml", "out", *args, exit_code=2).output
     assert not Path("out").exists()
+
+
+def test_every_model_has_a_receipt_that_holds_and_can_be_replayed(models: str) -> None:
+    Path("recipe.yaml").write_text(RECIPE.format(lambda_=1))
+    run("sweep", "recipe.yaml", "out", "--scale", "0.5,1,0")
+    for scale in ("0.5", "1", "0"):
+        folder = f"out/scale-{scale}"
+        receipt = json.loads((Path(folder) / RECEIPT).read_text())
+        text = receipt["recipe"]["text"]
+        assert text == f"# tvmerge sweep at the scales 0.5, 1.0, 0.0 of\n{RECIPE.format(lambda_=1)}"
+        run("verify", folder)
+        run("verify", folder, "--replay")
+
+
+def test_an_unfinished_sweep_is_continued_by_the_same_one_only(models: str) -> None:
+    base, a = Checkpoint("base"), Checkpoint("a")
+    merged = base + (a - base)
+
+    def cut_off(done: int, of: int) -> None:
+        if 2 * done > of:
+            raise KeyboardInterrupt
+
+    small = 4096  # bytes of output in a batch: several of them
+    with pytest.raises(KeyboardInterrupt, match="run the same command again"):
+        sweep(merged, [0.5, 1], "out", options=RunOptions(batch_bytes=small, progress=cut_off))
+    assert not Path("out").exists()
+    with pytest.raises(OutputError, match="unfinished merge that this one cannot continue"):
+        sweep(merged, [0.5, 2], "out", options=RunOptions(batch_bytes=small))
+    reports = sweep(merged, [0.5, 1], "out", options=RunOptions(batch_bytes=small))
+    assert reports[0].resumed_bytes > 0
+    merged.save("own/scale-1")
+    assert files(Path("out/scale-1")) == files(Path("own/scale-1"))

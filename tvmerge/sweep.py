@@ -16,6 +16,7 @@ from tvmerge.algebra import Checkpoint
 from tvmerge.errors import ConfigError
 from tvmerge.merge import save
 from tvmerge.order import MODEL, Order, Variant
+from tvmerge.receipt import RecipeText
 from tvmerge.report import MergeReport
 from tvmerge.run_options import RunOptions
 from tvmerge.scaled import at_scale, start_of
@@ -29,11 +30,13 @@ def sweep(
     start: Checkpoint | None = None,
     dtype: str | None = None,
     options: RunOptions | None = None,
+    recipe: RecipeText | None = None,
 ) -> tuple[MergeReport, ...]:
     """Write `start + s * (expression - start)` to `out/scale-s` for every scale s.
 
     `start` is the expression's donor as it is unless given. The folders appear together, or not at
-    all. Returns a report for every scale, in their order.
+    all; each has a receipt of its own, which repeats `recipe`. Returns a report for every scale, in
+    their order.
 
     Raises ConfigError for no scales, and for scales that are not finite or come twice; everything
     that Checkpoint.save raises, NothingChangedError also where one scale of several is too small.
@@ -43,7 +46,7 @@ def sweep(
         Variant(coefficients=at_scale(expression, scale, origin).coefficients, name=name)
         for name, scale in _named(scales).items()
     )
-    order = Order(kind=MODEL, donor=expression.donor, variants=variants, dtype=dtype)
+    order = Order(kind=MODEL, donor=expression.donor, variants=variants, dtype=dtype, recipe=recipe)
     return save(order, out, options or RunOptions())
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import click
 
-from tvmerge.cli.options import RunFlags, run_options
+from tvmerge.cli.options import RunFlags, write_options
 from tvmerge.cli.printing import print_json, print_table, size, warn_of_differing
 from tvmerge.cli.progress import shown
-from tvmerge.recipe import build, load_recipe
+from tvmerge.receipt import RecipeText
+from tvmerge.recipe import build, check_recipe
 from tvmerge.report import MergeReport
 from tvmerge.run_options import RunOptions
 from tvmerge.sweep import sweep as write_scales
+from tvmerge.yaml_file import YamlFile
 
 
 def _scales(
@@ -45,14 +47,16 @@ def _scale(text: str) -> float:
     metavar="S[,S...]",
     help="Scales of the edit; may be repeated.",
 )
-@run_options
+@write_options
 def sweep(config: Path, out: str, scales: tuple[float, ...], flags: RunFlags) -> None:
     """Write the recipe CONFIG at several scales, reading every input once.
 
     The model in OUT/scale-S is base + S * (merged - base), where merged is what `tvmerge merge`
     makes of CONFIG: for task_arithmetic, S multiplies lambda.
     """
-    recipe = load_recipe(config)
+    file = YamlFile.read(config)
+    recipe = check_recipe(file)
+    said = f"# tvmerge sweep at the scales {', '.join(map(str, scales))} of\n{file.text}"
     with shown("sweep", quiet=flags.quiet) as progress:
         reports = write_scales(
             build(recipe),
@@ -60,8 +64,13 @@ def sweep(config: Path, out: str, scales: tuple[float, ...], flags: RunFlags) ->
             out,
             dtype=recipe.output_dtype,
             options=RunOptions(
-                memory_mib=flags.memory_mib, threads=flags.threads, progress=progress
+                memory_mib=flags.memory_mib,
+                threads=flags.threads,
+                progress=progress,
+                sync=flags.sync,
+                restart=flags.restart,
             ),
+            recipe=RecipeText(recipe.merge_method, said),
         )
     warn_of_differing(reports[0].differing_tensors)
     if flags.as_json:
