@@ -88,7 +88,10 @@ def test_scale_0_gives_every_file_of_the_base_back(
     base = Checkpoint(folder / "base")
     (base + 0.0 * (Checkpoint(tuned) - base)).save(tmp_path / "out")
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {path.name for path in (folder / "base").iterdir()} | {"README.md"}
+    assert written == {path.name for path in (folder / "base").iterdir()} | {
+        "README.md",
+        "tvmerge_receipt.json",
+    }
     for path in (folder / "base").iterdir():
         if path.suffix == ".safetensors":
             assert tensor_bytes(tmp_path / "out" / path.name) == tensor_bytes(path)

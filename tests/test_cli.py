@@ -208,7 +208,13 @@ def test_diff_lists_what_cannot_be_compared(models: Held) -> None:
 def test_output_loads_with_safetensors_and_has_no_leftovers(models: Held) -> None:
     run("apply", "base", "new/place/out", "--add", "a")
     names = sorted(path.name for path in Path("new/place/out").iterdir())
-    assert names == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+    assert names == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tvmerge_receipt.json",
+    ]
     assert [path.name for path in Path("new/place").iterdir()] == ["out"]
     assert read(Path("new/place/out")).keys() == models["base"].keys()
 

@@ -133,6 +133,7 @@ def test_one_file_becomes_one_file_without_an_index(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "README.md",
         "model.safetensors",
+        "tvmerge_receipt.json",
     ]
 
 
@@ -144,7 +145,11 @@ def test_shards_get_the_usual_names_whatever_they_were(tuned: Path, tmp_path: Pa
     write_index(folder, {name: f"parts/{9 - i}.safetensors" for i, name in enumerate(held)})
     negated(folder, tuned).save(tmp_path / "out")
     names = {f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {INDEX, "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names | {
+        INDEX,
+        "README.md",
+        "tvmerge_receipt.json",
+    }
     assert read_model(tmp_path / "out").keys() == held.keys()
 
 
@@ -183,7 +188,7 @@ def test_everything_but_weights_comes_along_byte_for_byte(
         for path in (tmp_path / "out").rglob("*")
         if path.is_file() and path.suffix != ".safetensors"
     }
-    assert found == {*wanted, "config.json", "README.md", INDEX}
+    assert found == {*wanted, "config.json", "README.md", INDEX, "tvmerge_receipt.json"}
     for name in [*wanted, "config.json"]:
         assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
 
