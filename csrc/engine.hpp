@@ -17,9 +17,9 @@ namespace tvmerge {
 struct Options {
   unsigned threads = 1;
   // What one thread reads and computes at a time: its slices of all inputs and an output.
-  // They should stay in a near cache, where what was just read is found when it is
-  // combined; smaller ones cost more system calls.
-  std::uint64_t slice_bytes = std::uint64_t{2} * 1024 * 1024;
+  // They should stay in the second-level cache, where what was just read is found when it
+  // is combined; smaller ones cost more system calls.
+  std::uint64_t slice_bytes = std::uint64_t{1024} * 1024;
   // The memory that all threads together may take; fewer threads run if it is short.
   std::uint64_t buffer_bytes = std::uint64_t{64} * 1024 * 1024;
   std::string isa;

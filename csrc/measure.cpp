@@ -31,7 +31,6 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
   Extents extents(input_paths.size());
   for (const MeasureJob& job : jobs) extents.add(job.sources, job.elements);
   Inputs inputs(input_paths, extents, options.drop_behind);
-  const std::vector<Buffer> buffers = make_buffers(space.threads, space.bytes);
   const Kernels& kernels = kernels_for(options.isa);
 
   // Partial sums wait here until those of all earlier slices have been added.
@@ -53,9 +52,10 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
     }
   };
 
-  const auto body = [&](unsigned thread, Share& share) {
+  const auto body = [&](unsigned /*thread*/, Share& share) {
+    const Buffer buffer = make_buffer(space.bytes);
     std::vector<DigestLanes> no_digests;
-    const Reader reader(inputs, kernels, buffers[thread].get(), no_digests, share);
+    const Reader reader(inputs, kernels, buffer.get(), no_digests, share);
     std::vector<Term> terms;
     while (const auto unit = share.next()) {
       const SliceTable::Slice slice = table.at(*unit);

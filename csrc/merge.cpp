@@ -28,17 +28,17 @@ std::uint64_t slice_elements(std::uint64_t workspace_bytes, const CombineJob& jo
   return grains * kSliceGrain;
 }
 
-// Per slice and output, in a row for all jobs; summed per job when all are there.
+// Per write and output, in a row for all jobs; summed per job when all are there.
 class EditTable {
  public:
   explicit EditTable(const std::vector<CombineJob>& jobs) : jobs_(jobs) {}
 
-  void add(std::size_t job, std::uint64_t slices) {
+  void add(std::size_t job, std::uint64_t writes) {
     first_.push_back(edits_.size());
-    edits_.resize(edits_.size() + slices * jobs_[job].outputs.size());
+    edits_.resize(edits_.size() + writes * jobs_[job].outputs.size());
   }
-  [[nodiscard]] Edit* at(std::size_t job, std::uint64_t slice) {
-    return edits_.data() + first_[job] + slice * jobs_[job].outputs.size();
+  [[nodiscard]] Edit* at(std::size_t job, std::uint64_t write) {
+    return edits_.data() + first_[job] + write * jobs_[job].outputs.size();
   }
   [[nodiscard]] std::vector<std::vector<Edit>> totals() const {
     std::vector<std::vector<Edit>> totals(jobs_.size());
@@ -60,53 +60,82 @@ class EditTable {
   std::vector<Edit> edits_;
 };
 
-// The jobs cut into slices, the memory for them, and what is found out slice by slice.
+// How much is written at once, if a tensor and the memory allow it: half the cost of
+// writing 64 KiB at a time.
+constexpr std::uint64_t kWriteBytes = std::uint64_t{1024} * 1024;
+
+// The jobs cut into writes of several slices each, the memory for them, and what is found
+// out write by write.
 struct Layout {
   SliceTable table;
   EditTable edits;
-  unsigned threads;
-  std::uint64_t read_bytes = 0, slot_bytes = 0;  // per thread: its reading, one write
+  std::vector<std::uint64_t> slice_lengths;  // per combine job, in elements
+  unsigned threads = 0;
+  // Per thread: its reading, one write, and how many of these it has room for.
+  std::uint64_t read_bytes = 0, slot_bytes = 1;
+  std::size_t slot_count = Writer::kWaiting;
 
   Layout(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
          const Options& options)
-      : edits(combines), threads(0) {
+      : edits(combines) {
+    for (const CombineJob& job : combines)
+      slot_count = std::max(slot_count, job.outputs.size() + Writer::kWaiting);
     std::uint64_t needed = kSmallestSliceBytes;
     for (const CombineJob& job : combines) {
       needed = std::max(needed, slice_bytes(job.sources, kSliceGrain) +
-                                    Writer::kSlots * out_width(job) * kSliceGrain);
+                                    slot_count * out_width(job) * kSliceGrain);
     }
     const Workspace space(options, needed);
     threads = space.threads;
-    // What waits to be written is beside the slice that should stay in the cache; only a
-    // memory limit makes both share.
-    const std::uint64_t per_thread = options.buffer_bytes / threads;
-    std::uint64_t target = space.bytes;
-    while (!lay_out(combines, copies, target, per_thread)) target /= 2;
+    // Only a memory limit makes writes smaller, and then slices.
+    std::uint64_t slice = space.bytes, write = kWriteBytes;
+    while (!fits(combines, copies, slice, write, options.buffer_bytes / threads)) {
+      (write > kSliceGrain ? write : slice) /= 2;
+    }
+    cut(combines, copies, slice, write);
+  }
+
+  [[nodiscard]] std::uint64_t thread_bytes() const {
+    return read_bytes + slot_count * slot_bytes;
   }
 
  private:
-  bool lay_out(const std::vector<CombineJob>& combines,
-               const std::vector<CopyJob>& copies, std::uint64_t target,
-               std::uint64_t per_thread) {
-    read_bytes = slot_bytes = 0;
+  // A write of a job is its slice times a power of two.
+  static std::uint64_t write_elements(const CombineJob& job, std::uint64_t slice_bytes,
+                                      std::uint64_t write_bytes) {
+    std::uint64_t elements = slice_elements(slice_bytes, job);
+    while (elements * 2 * out_width(job) <= write_bytes) elements *= 2;
+    return elements;
+  }
+  static std::uint64_t copy_bytes(std::uint64_t slice_bytes) {
+    return std::max(slice_bytes, kSmallestSliceBytes) / 2 / kAlignmentBytes *
+           kAlignmentBytes;
+  }
+
+  bool fits(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
+            std::uint64_t slice, std::uint64_t write, std::uint64_t thread_bytes_limit) {
+    read_bytes = copies.empty() ? 0 : 2 * copy_bytes(slice);
+    slot_bytes = 1;
     for (const CombineJob& job : combines) {
-      const std::uint64_t elements =
-          std::min(slice_elements(target, job), aligned(job.elements));
-      read_bytes = std::max(read_bytes, slice_bytes(job.sources, elements));
-      slot_bytes = std::max(slot_bytes, aligned(elements * out_width(job)));
+      const std::uint64_t whole = aligned(job.elements);
+      const std::uint64_t read = std::min(slice_elements(slice, job), whole);
+      const std::uint64_t written = std::min(write_elements(job, slice, write), whole);
+      read_bytes = std::max(read_bytes, slice_bytes(job.sources, read));
+      slot_bytes = std::max(slot_bytes, aligned(written * out_width(job)));
     }
-    const std::uint64_t copy_bytes =
-        std::max(target, kSmallestSliceBytes) / 2 / kAlignmentBytes * kAlignmentBytes;
-    if (!copies.empty()) read_bytes = std::max(read_bytes, 2 * copy_bytes);
-    const bool smallest = target <= kSliceGrain;  // one grain of every source
-    if (read_bytes + Writer::kSlots * slot_bytes > per_thread && !smallest) return false;
+    // One grain of everything always fits: Workspace has seen to that.
+    return thread_bytes() <= thread_bytes_limit || slice <= kSliceGrain;
+  }
+
+  void cut(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
+           std::uint64_t slice, std::uint64_t write) {
     for (std::size_t j = 0; j < combines.size(); ++j) {
       const std::uint64_t before = table.count();
-      table.add(combines[j].elements, slice_elements(target, combines[j]));
+      slice_lengths.push_back(slice_elements(slice, combines[j]));
+      table.add(combines[j].elements, write_elements(combines[j], slice, write));
       edits.add(j, table.count() - before);
     }
-    for (const CopyJob& job : copies) table.add(job.size_bytes, copy_bytes);
-    return true;
+    for (const CopyJob& job : copies) table.add(job.size_bytes, copy_bytes(slice));
   }
 };
 
@@ -140,29 +169,52 @@ class Merging {
   }
 
  private:
-  void combine(const SliceTable::Slice& slice, const Reader& reader, Writer& writer,
+  // One write of every output of a job, slice by slice.
+  void combine(const SliceTable::Slice& write, const Reader& reader, Writer& writer,
                Seen& seen, Share& share) {
     // These grow once to the widest job; not for every slice.
     thread_local std::vector<Term> read;
-    const CombineJob& job = combines_[slice.job];
-    reader.read_terms(job.sources, slice.start, slice.length, read);
-    Edit* const edits = layout_.edits.at(slice.job, slice.number);
-    for (std::size_t o = 0; o < job.outputs.size(); ++o) {
+    thread_local std::vector<unsigned char*> slots;
+    thread_local std::vector<EditTree> trees;
+    const CombineJob& job = combines_[write.job];
+    const std::size_t outputs = job.outputs.size();
+    slots.resize(outputs);
+    for (unsigned char*& slot : slots) slot = writer.take_slot();
+    trees.assign(outputs, EditTree{});
+    const std::uint64_t length = layout_.slice_lengths[write.job];
+    for (std::uint64_t at = 0; at < write.length; at += length) {
+      const std::uint64_t count = std::min(length, write.length - at);
+      reader.read_terms(job.sources, write.start + at, count, read);
+      for (std::size_t o = 0; o < outputs; ++o) {
+        unsigned char* const out = place(job.outputs[o], write, slots[o]);
+        compute(job.outputs[o], read, write.start + at, count,
+                out + at * size_of(job.outputs[o].dtype), trees[o], seen);
+      }
+    }
+    Edit* const edits = layout_.edits.at(write.job, write.number);
+    for (std::size_t o = 0; o < outputs; ++o) {
       const Output& output = job.outputs[o];
-      const std::uint64_t width = size_of(output.dtype);
-      const std::uint64_t size_bytes = slice.length * width;
-      const std::uint64_t offset_bytes = output.offset_bytes + slice.start * width;
-      unsigned char* const out =
-          sinks_[output.file].prepare(writer.slot(), size_bytes, offset_bytes);
-      compute(output, read, slice.length, out, edits[o]);
-      kernels_.digest(out, size_bytes, offset_bytes, seen.outputs[output.file].data());
-      writer.write(output.file, out, size_bytes, offset_bytes);
+      const std::uint64_t size_bytes = write.length * size_of(output.dtype);
+      writer.write(output.file, slots[o], place(output, write, slots[o]), size_bytes,
+                   begin_bytes(output, write.start));
+      edits[o] = trees[o].total();
       share.add_bytes(size_bytes);
     }
   }
 
-  void compute(const Output& output, const std::vector<Term>& read, std::uint64_t count,
-               unsigned char* out, Edit& edit) const {
+  static std::uint64_t begin_bytes(const Output& output, std::uint64_t start) {
+    return output.offset_bytes + start * size_of(output.dtype);
+  }
+
+  unsigned char* place(const Output& output, const SliceTable::Slice& write,
+                       unsigned char* slot) {
+    return sinks_[output.file].prepare(slot, write.length * size_of(output.dtype),
+                                       begin_bytes(output, write.start));
+  }
+
+  void compute(const Output& output, const std::vector<Term>& read, std::uint64_t start,
+               std::uint64_t count, unsigned char* out, EditTree& tree,
+               Seen& seen) const {
     thread_local std::vector<Term> terms;
     thread_local std::vector<Edit> tiles;
     terms.clear();
@@ -172,8 +224,9 @@ class Merging {
     }
     CombineSlice slice{terms.data(), terms.size(), out,     output.dtype,
                        count,        nullptr,      nullptr, output.dtype};
+    tiles.clear();
     if (output.reference != kNoReference) {
-      tiles.assign((count + kTileElements - 1) / kTileElements, Edit{});
+      tiles.resize((count + kTileElements - 1) / kTileElements);
       slice.edits = tiles.data();
     }
     if (output.reference >= 0) {
@@ -182,10 +235,9 @@ class Merging {
       slice.reference_dtype = reference.dtype;
     }
     kernels_.combine(slice);
-    if (slice.edits == nullptr) return;
-    EditTree tree;
+    kernels_.digest(out, count * size_of(output.dtype), begin_bytes(output, start),
+                    seen.outputs[output.file].data());
     for (const Edit& tile : tiles) tree.push(tile);
-    edit = tree.total();
   }
 
   void copy(const SliceTable::Slice& slice, const Reader& reader, Seen& seen,
@@ -270,14 +322,14 @@ MergeResult merge(const std::vector<std::string>& input_paths,
                      std::vector<DigestLanes>(sinks.size()),
                      std::vector<std::uint64_t>(copies.size())};
   std::vector<Seen> seen(layout.threads, nothing);
-  const std::vector<Buffer> buffers = make_buffers(
-      layout.threads, layout.read_bytes + Writer::kSlots * layout.slot_bytes);
   Merging merging(combines, copies, kernels, sinks, layout);
 
   const auto body = [&](unsigned thread, Share& share) {
-    unsigned char* const buffer = buffers[thread].get();
+    const Buffer memory = make_buffer(layout.thread_bytes());
+    unsigned char* const buffer = memory.get();
     const Reader reader(inputs, kernels, buffer, seen[thread].inputs, share);
-    Writer writer(sinks, buffer + layout.read_bytes, layout.slot_bytes);
+    Writer writer(sinks, buffer + layout.read_bytes, layout.slot_bytes,
+                  layout.slot_count);
     merging.run(reader, writer, seen[thread], share);
   };
   run_threads(layout.table.count(), layout.threads, body, options.progress);

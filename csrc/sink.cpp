@@ -55,20 +55,24 @@ void Sink::let_go(std::size_t size_bytes, std::uint64_t offset_bytes) {
   file_->begin_write_back(flushing_begin_, end - flushing_begin_);
 }
 
-unsigned char* Writer::slot() {
+unsigned char* Writer::take_slot() {
   auto free = std::find(taken_.begin(), taken_.end(), false);
   if (free == taken_.end()) {
     flush();
-    free = taken_.begin();
+    free = std::find(taken_.begin(), taken_.end(), false);
   }
+  *free = true;
   return slots_ + static_cast<std::size_t>(free - taken_.begin()) * slot_bytes_;
 }
 
-void Writer::write(std::uint32_t sink, const unsigned char* data, std::size_t size_bytes,
+void Writer::write(std::uint32_t sink, const unsigned char* slot,
+                   const unsigned char* data, std::size_t size_bytes,
                    std::uint64_t offset_bytes) {
-  if (!sinks_[sink].is_file()) return sinks_[sink].write(data, size_bytes, offset_bytes);
-  waiting_.push_back({sink, data, size_bytes, offset_bytes});
-  taken_[static_cast<std::size_t>(data - slots_) / slot_bytes_] = true;
+  if (!sinks_[sink].is_file()) {
+    sinks_[sink].write(data, size_bytes, offset_bytes);
+    return give_back(slot);
+  }
+  waiting_.push_back({sink, slot, size_bytes, offset_bytes});
   const std::unique_lock<std::mutex> lock(sinks_[sink].writing(), std::try_to_lock);
   if (lock.owns_lock()) write_waiting(sink);
 }
@@ -84,11 +88,15 @@ void Writer::flush() {
 void Writer::write_waiting(std::uint32_t sink) {
   const auto done = [&](const Waiting& one) {
     if (one.sink != sink) return false;
-    sinks_[sink].write(one.data, one.size_bytes, one.offset_bytes);
-    taken_[static_cast<std::size_t>(one.data - slots_) / slot_bytes_] = false;
+    sinks_[sink].write(one.slot, one.size_bytes, one.offset_bytes);
+    give_back(one.slot);
     return true;
   };
   waiting_.erase(std::remove_if(waiting_.begin(), waiting_.end(), done), waiting_.end());
+}
+
+void Writer::give_back(const unsigned char* slot) {
+  taken_[static_cast<std::size_t>(slot - slots_) / slot_bytes_] = false;
 }
 
 }  // namespace tvmerge

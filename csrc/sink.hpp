@@ -1,7 +1,6 @@
 // Where an output goes: a file, memory that the caller owns, or nowhere.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -53,39 +52,43 @@ class Sink {
   std::mutex writing_;
 };
 
-// One thread's writes: what finds its file busy waits in one of a few slots for the next
-// chance.
+// One thread's writes. They are large, since the kernel takes a file's bytes cheaper that
+// way (docs/results.md), and what finds its file busy waits for the next chance.
 class Writer {
  public:
-  // `slots` is room for kSlots slices of `slot_bytes`.
-  Writer(std::deque<Sink>& sinks, unsigned char* slots, std::size_t slot_bytes)
-      : sinks_(sinks), slots_(slots), slot_bytes_(slot_bytes) {}
+  // `slots` is room for `slot_count` writes of up to `slot_bytes`.
+  Writer(std::deque<Sink>& sinks, unsigned char* slots, std::size_t slot_bytes,
+         std::size_t slot_count)
+      : sinks_(sinks), slots_(slots), slot_bytes_(slot_bytes), taken_(slot_count) {}
 
-  static constexpr std::size_t kSlots = 4;
+  // How many writes may wait beside those that are being made.
+  static constexpr std::size_t kWaiting = 3;
 
-  // Room for the next slice that is to be written; writes what waits if there is none.
-  unsigned char* slot();
-  // Writes `data`, which lies in the room that `slot` gave, now or later.
-  void write(std::uint32_t sink, const unsigned char* data, std::size_t size_bytes,
-             std::uint64_t offset_bytes);
+  // Takes a slot for the next write; writes what waits if none is free.
+  unsigned char* take_slot();
+  // Writes `data`, which lies in `slot` unless the sink had a place of its own, now or
+  // later, and gives the slot back.
+  void write(std::uint32_t sink, const unsigned char* slot, const unsigned char* data,
+             std::size_t size_bytes, std::uint64_t offset_bytes);
   // Writes all that waits.
   void flush();
 
  private:
   struct Waiting {
     std::uint32_t sink;
-    const unsigned char* data;
+    const unsigned char* slot;
     std::size_t size_bytes;
     std::uint64_t offset_bytes;
   };
 
   // Writes all that waits for the file; the caller holds its mutex.
   void write_waiting(std::uint32_t sink);
+  void give_back(const unsigned char* slot);
 
   std::deque<Sink>& sinks_;
   unsigned char* slots_;
   std::size_t slot_bytes_;
-  std::array<bool, kSlots> taken_{};
+  std::vector<bool> taken_;
   std::vector<Waiting> waiting_;
 };
 

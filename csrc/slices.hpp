@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -56,11 +57,15 @@ struct Workspace {
 
 using Buffer = std::unique_ptr<unsigned char[]>;
 
-// Uninitialised: each thread touches its own first.
-inline std::vector<Buffer> make_buffers(unsigned count, std::uint64_t bytes) {
-  std::vector<Buffer> buffers(count);
-  for (Buffer& buffer : buffers) buffer.reset(new unsigned char[bytes]);
-  return buffers;
+// A thread's own, made by itself and uninitialised: memory for threads that do not come
+// to run is never asked for.
+inline Buffer make_buffer(std::uint64_t bytes) {
+  Buffer buffer(new (std::nothrow) unsigned char[bytes]);
+  if (!buffer) {
+    throw Error(ErrorKind::memory, "cannot get a buffer of " + std::to_string(bytes) +
+                                       " bytes: use fewer threads, or free some memory");
+  }
+  return buffer;
 }
 
 // The jobs cut into slices and numbered through, without a list as long as the model.

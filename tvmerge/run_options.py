@@ -15,9 +15,8 @@ Progress = Callable[[int, int], None]
 _MIB = 1024 * 1024
 # Threads' stacks, allocator slack and Python's own growth during a run.
 _RESERVE_BYTES = 24 * _MIB
-# With a second-level cache of 1 MiB, slices of 2 MiB took 0.54 s where 512 KiB took 0.67 s; with
-# one of 512 KiB both took the same (docs/results.md).
-_SLICE_BYTES = 2 * _MIB
+# All inputs' slices and the output's: fits the second-level cache or nearly so (docs/results.md).
+_SLICE_BYTES = _MIB
 _BYTES_PER_THREAD = 12 * _MIB
 # The share of available memory that a merge's files may fill before they leave it again at once.
 _CACHE_SHARE = 0.75
@@ -57,6 +56,8 @@ class RunOptions:
     sync: bool = SYNC_BY_DEFAULT
     # Discard what an earlier, unfinished merge into the same place has left.
     restart: bool = False
+    # The Ray cluster whose nodes share the work (tvmerge.fleet); None: this machine alone.
+    ray_address: str | None = None
 
     def thread_count(self) -> int:
         """The threads to run: as asked, or one for each processor this process may use."""
