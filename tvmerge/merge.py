@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +82,8 @@ def save(
 ) -> tuple[MergeReport, ...]:
     """Write every variant of `order` below the folder `out`, which appears whole or not at all.
 
-    `run` is how batches are run: by default here, one after the other. Returns a report for every
-    variant; raises as Checkpoint.save does.
+    `run` is how batches are run: by default here, one after the other, or on the cluster that the
+    options name. Returns a report for every variant; raises as Checkpoint.save does.
     """
     started = time.monotonic()
     target = Path(out)
@@ -93,10 +95,13 @@ def save(
     _refuse_early(order, options)
     stats = input_stats(plan)
     merge = _identity(order, plan, stats, options)
-    with claimed(
-        target.resolve(), merge, size_bytes=plan.output_bytes, restart=options.restart
-    ) as work:
-        batches, resumed = run_merge(order, plan, stats, work, options, run)
+    with (
+        _cluster(options) as there,
+        claimed(
+            target.resolve(), merge, size_bytes=plan.output_bytes, restart=options.restart
+        ) as work,
+    ):
+        batches, resumed = run_merge(order, plan, stats, work, options, run or there)
         result = Result(
             order=order,
             plan=plan,
@@ -116,6 +121,17 @@ def save(
                 _complete(result, number, work, target.name)
             work.publish(sync=options.sync)
     return tuple(report(result, number, out) for number in range(len(order.variants)))
+
+
+@contextmanager
+def _cluster(options: RunOptions) -> Iterator[Runner | None]:
+    if options.ray_address is None:
+        yield None
+        return
+    from tvmerge.fleet import Fleet  # which loads Ray
+
+    with Fleet(options.ray_address, options) as fleet:
+        yield fleet.run
 
 
 def _refuse_early(order: Order, options: RunOptions) -> None:
