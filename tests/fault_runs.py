@@ -132,16 +132,23 @@ def faulty_disk(scratch: Path) -> Iterator[FaultyDisk]:
         server.wait()
 
 
+def changes(calls: list[str]) -> list[str]:
+    """Of a run's calls those that the rules' kind `change` counts, in their order."""
+    return [call for call in calls if not call.startswith(("open ", "read ", "lock "))]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder; of a receipt, all but what tells of the run itself."""
+    """Every file below a folder; of receipts, all but what tells of the run itself."""
     held = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    for name in held.keys() & {RECEIPT}:
+    for name in held:
+        if Path(name).name != RECEIPT:
+            continue
         receipt = json.loads(held[name])
-        del receipt["run"]
+        del receipt["run"], receipt["digest"]  # the latter is the receipt's own
         held[name] = json.dumps(receipt).encode()
     return held
 

@@ -18,10 +18,10 @@ import traceback
 from typing import Any
 
 from tvmerge.algebra import Checkpoint
-from tvmerge.cli import apply, main, merge, saving, vector
+from tvmerge.cli import apply, main, saving, sweep, vector
 from tvmerge.run_options import RunOptions
 
-LOADED = (Checkpoint, apply, merge, saving, vector)  # before the fork, not in every child
+LOADED = (Checkpoint, apply, saving, sweep, vector)  # before the fork, not in every child
 
 
 def run(order: dict[str, Any]) -> None:

@@ -8,17 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_runs import KILLED, FaultyDisk, Run, contents, faulty_disk, write_inputs
+from fault_runs import KILLED, FaultyDisk, Run, changes, contents, faulty_disk, write_inputs
 
 MERGE = "apply base out --subtract tuned=0.5 --threads 2 --quiet"
 OTHER = "apply base out --subtract tuned=0.25 --threads 2 --quiet"
 UNFINISHED = ".out.unfinished"
 KEPT = "run the same command again"
-UNCHANGING = ("open ", "read ", "lock ")
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +101,12 @@ def test_short_and_interrupted_calls_change_nothing_when_a_killed_merge_is_resum
 def test_any_single_change_to_the_disk_may_fail(
     disk: FaultyDisk, place: Path, expected: dict[str, bytes], calls: list[str]
 ) -> None:
-    changes = [call for call in calls if not call.startswith(UNCHANGING)]
+    seen: Counter[str] = Counter()
     failed = kept = 0
-    for call in range(1, len(changes) + 1):
+    for call, what in enumerate(changes(calls), 1):
+        seen[what] += 1
+        if seen[what] > 3:  # the same for every batch
+            continue
         ended = disk.run(MERGE, place, f"change@{call}={('EIO', 'ENOSPC')[call % 2]}")
         if ended.exit_code == 0:  # a step that is worth trying, and not needed
             assert contents(place / "out") == expected
@@ -113,21 +116,21 @@ def test_any_single_change_to_the_disk_may_fail(
         failed += 1
         kept += KEPT in ended.said
         ends_well(disk, place, expected, MERGE)
-    sys.stdout.write(f"{failed} of {len(changes)} calls failed, {kept} merges were resumed\n")
-    assert failed > 0.9 * len(changes)
+    sys.stdout.write(f"{failed} calls of {len(seen)} kinds failed, {kept} merges were resumed\n")
+    assert failed > 0.9 * len(seen)
     assert kept > 0.5 * failed
 
 
 def test_any_single_read_may_fail(
     disk: FaultyDisk, place: Path, expected: dict[str, bytes], calls: list[str]
 ) -> None:
-    for part in ("base/model", "tuned/model"):
+    for part in ("base/model-0", "tuned/model-0"):
         reads = sum(call.startswith("read ") and part in call for call in calls)
-        for read in range(1, reads + 1, 1 + reads // 15):
+        for read in range(1, reads + 1, 1 + reads // 8):
             ended = disk.run(MERGE, place, f"read:{part}@{read}=EIO")
             failed_cleanly(ended, place)
             assert ended.exit_code == 7, ended.said
-            assert f"{place / part}-0000" in ended.said or f" {part}-0000" in ended.said
+            assert part in ended.said
             ends_well(disk, place, expected, MERGE)
 
 
@@ -147,8 +150,8 @@ def test_an_unreadable_sector_is_named_and_the_work_is_kept(
 def test_a_disk_that_fills_up_costs_no_work(
     error: str, disk: FaultyDisk, place: Path, expected: dict[str, bytes]
 ) -> None:
-    for _ in range(2):  # it is still full
-        ended = disk.run(MERGE, place, f"write:.part@25-={error}")
+    for first in (25, 5):  # it is still full when the merge goes on
+        ended = disk.run(MERGE, place, f"write:.part@{first}-={error}")
         assert ended.exit_code == 7
         assert "cannot write at byte " in ended.said
         assert KEPT in ended.said
@@ -216,10 +219,8 @@ def test_a_merge_waits_for_an_input_that_is_gone(
 
 
 def test_files_that_come_along_are_those_of_the_day_a_merge_ends(
-    disk: FaultyDisk, place: Path, calls: list[str]
+    disk: FaultyDisk, place: Path
 ) -> None:
-    companions = [call for call in calls if call.startswith("create ") and "code/" in call]
-    assert companions
     assert disk.run(MERGE, place, "create:index.json@1=kill").exit_code == KILLED
     shutil.rmtree(place / "base" / "code")
     (place / "base" / "tokenizer.json").write_text("{}")

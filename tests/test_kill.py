@@ -15,18 +15,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_runs import KILLED, FaultyDisk, Run, contents, faulty_disk, write_inputs
+from fault_runs import KILLED, FaultyDisk, Run, changes, contents, faulty_disk, write_inputs
 
 from tvmerge.errors import TVMergeError
 from tvmerge.stored import open_stored
 
 MERGE = "apply base out --subtract tuned=0.5 --threads 2 --quiet"
+RECIPE = (
+    "merge_method: task_arithmetic\nbase_model: base\n"
+    "models:\n  - {model: tuned, parameters: {weight: -0.5}}\n"
+)
 OTHERS = {
     "in another dtype": MERGE + " --dtype F16",
     "flushed to the disk": MERGE + " --sync",
     "of a task vector": "vector base tuned out --quiet",
+    "begun anew": MERGE + " --restart",
+    "of several scales": "sweep recipe.yaml out --scale 0.5,1,2 --quiet",
 }
-UNCHANGING = ("open ", "read ", "lock ")
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +46,15 @@ class Killing:
     def __init__(self, disk: FaultyDisk, place: Path, command: str) -> None:
         self.disk, self.place, self.command = disk, place, command
         write_inputs(place)
+        (place / "recipe.yaml").write_text(RECIPE)
         self.inputs = sorted(path.name for path in place.iterdir())
-        disk.run(command, place)
+        undisturbed = disk.run(command, place)
+        assert undisturbed.exit_code == 0, undisturbed.said
         self.expected = contents(place / "out")
-        assert self.expected
         shutil.rmtree(place / "out")
         began = time.monotonic()
-        calls = disk.calls(command, place)
+        self.changes = changes(disk.calls(command, place))
         self.seconds = time.monotonic() - began
-        self.changes = [call for call in calls if not call.startswith(UNCHANGING)]
         self.phases: Counter[str] = Counter()
         shutil.rmtree(place / "out")
 
@@ -91,8 +96,8 @@ def phase(place: Path) -> str:
     if not unfinished.exists():
         return "planning"
     if not (unfinished / "journal").exists():
-        return "publishing" if (unfinished / "README.md").exists() else "laying out"
-    if any(unfinished.glob("*.safetensors")):
+        return "publishing" if any(unfinished.rglob("*.safetensors")) else "laying out"
+    if any(unfinished.rglob("*.safetensors")):
         return "finishing"
     batches = (unfinished / "journal").read_bytes().count(b"\n") - 1
     return "writing" if batches > 0 else "laying out"
@@ -116,13 +121,13 @@ def test_killed_at_random_moments(disk: FaultyDisk, tmp_path: Path) -> None:
     chance = random.Random(2)
     for _ in range(60):
         for _ in range(chance.randint(1, 3)):
-            seconds = chance.uniform(0, 1.2 * merge.seconds)
+            seconds = chance.uniform(0, merge.seconds)
             merge.check_killed(disk.run_and_kill(MERGE, tmp_path, seconds))
             if (tmp_path / "out").exists():
                 break
         merge.finish()
     merge.tell()
-    assert merge.phases.total() >= 30
+    assert merge.phases.total() >= 10
 
 
 @pytest.mark.parametrize("part", ["journal", ".part", "README.md", "index.json"])
@@ -146,7 +151,10 @@ def test_a_killed_merge_of_another_kind_is_resumed(
     # Half of them at the end, where a merge takes its many single steps.
     for call in [*chance.sample(range(1, last - 20), 8), *range(last - 20, last + 1, 2)]:
         merge.kill(f"change@{call}=kill")
+        if chance.random() < 0.5 and not (tmp_path / "out").exists():
+            merge.kill(f"change@{chance.randint(1, 20)}=kill")
         merge.finish()
+    merge.tell()
     assert merge.phases.total() >= 15
 
 
