@@ -282,6 +282,20 @@ def test_an_edit_that_rounding_takes_away_is_an_error(base: Checkpoint, tuned: C
     loaded.rescale(0)  # that was asked for
 
 
+def test_an_edit_of_which_rounding_leaves_next_to_nothing_is_an_error(
+    base: Checkpoint, tmp_path: Path
+) -> None:
+    # A thousandth of a bfloat16 step on every element but one.
+    rough = {n: t.bfloat16().float().numpy() for n, t in base.state_dict().items() if n != COUNT}
+    start = Checkpoint(write_model(tmp_path / "rough", weights(0, **rough)))
+    near = {n: a * np.float32(1 + 2**-18) for n, a in rough.items()}
+    near[EMBED][0, 0] *= 2
+    other = Checkpoint(write_model(tmp_path / "near", weights(0, **near)))
+    with pytest.raises(NothingChangedError, match="191 of 192 elements of the edit lost to round"):
+        (start + (other - start)).load_into(Small().bfloat16())
+    assert (start + (other - start)).load_into(Small()).edit.lost == 0
+
+
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")])
 def test_a_scale_that_is_no_number_is_refused(
     base: Checkpoint, tuned: Checkpoint, scale: float

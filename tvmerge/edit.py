@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 
+_SWALLOWED_SHARE = 0.99
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -36,6 +38,11 @@ class Edit:
     def lost_share(self) -> float:
         """The share of the intended elements that rounding left as they were, 0 to 1."""
         return self.lost / self.intended if self.intended else 0.0
+
+
+def is_swallowed(edit: Edit) -> bool:
+    """Whether rounding left as good as nothing of an intended edit: 1 % of the elements or less."""
+    return edit.intended > 0 and edit.lost_share >= _SWALLOWED_SHARE
 
 
 def fold(parts: Iterable[Edit]) -> Edit:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tvmerge import _core
-from tvmerge.edit import Edit
+from tvmerge.edit import Edit, is_swallowed
 from tvmerge.errors import (
     FormatError,
     MismatchError,
@@ -86,11 +86,8 @@ class LoadedModel:
         with _mixture_said():
             self.edit = fill(plan, matched.targets, self._options)
         self.scale = scale
-        if coefficients != {donor: 1.0} and not self.edit.changed:
-            raise NothingChangedError(
-                f"the model now holds {donor.source} again, bit for bit: the edit is zero, or too "
-                "small for the model's dtype. Raise the scale, or use a model in float32"
-            )
+        if coefficients != {donor: 1.0}:
+            _refuse_nothing(self.edit, donor)
         return self.edit
 
     def __repr__(self) -> str:
@@ -120,6 +117,19 @@ def tensors(plan: Plan, options: RunOptions) -> dict[str, torch.Tensor]:
     }
     fill(plan, made, options)
     return made
+
+
+def _refuse_nothing(edit: Edit, donor: Stored) -> None:
+    """As a merge to files does, where an edit was asked for and next to nothing came of it."""
+    if edit.changed and not is_swallowed(edit):
+        return
+    what = (
+        f"the model now holds {donor.source} with {edit.lost:,} of {edit.intended:,} elements of "
+        "the edit lost to rounding"
+        if edit.changed
+        else f"the model now holds {donor.source} again, bit for bit: the edit is too small or zero"
+    )
+    raise NothingChangedError(f"{what}. Raise the scale, or use a model in float32")
 
 
 @contextmanager

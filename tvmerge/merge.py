@@ -15,6 +15,7 @@ from typing import Any
 
 from tvmerge.card import model_card
 from tvmerge.dtype import parse_dtype
+from tvmerge.edit import is_swallowed
 from tvmerge.errors import NothingChangedError
 from tvmerge.order import MODEL, VECTOR, Order, Variant
 from tvmerge.outcome import Outcome, outcomes
@@ -38,9 +39,6 @@ from tvmerge.running import Runner, Stats, input_stats, run_merge
 from tvmerge.stored import Stored
 from tvmerge.unfinished import Unfinished, claimed
 from tvmerge.version import __version__
-
-# An edit of which rounding leaves less than this share of elements is as good as none.
-_LOST_SHARE = 0.99
 
 
 def save_checkpoint(
@@ -177,7 +175,7 @@ def _judge(out: Path, order: Order, variant: Variant, outcome: Outcome) -> None:
             f"{out}: the result is {order.donor.source} again, bit for bit: the edit is zero, or "
             f"too small for the dtype. Compare the inputs with `tvmerge diff`, {advice}"
         )
-    if edit.intended and edit.lost_share >= _LOST_SHARE:
+    if is_swallowed(edit):
         raise NothingChangedError(
             f"{out}: rounding swallows the edit: of {edit.intended:,} elements that it should "
             f"change, {edit.lost:,} ({edit.lost_share:.2%}) stay as they are in "

@@ -1,0 +1,153 @@
+"""What models and task vectors have in common: an exact coefficient per input, and ways out.
+
+A coefficient is kept as a fraction until the end: scales that cancel cancel exactly.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from importlib import import_module
+from numbers import Rational, Real
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+from tvmerge.errors import ConfigError
+from tvmerge.plan import Plan
+from tvmerge.receipt import RecipeText
+from tvmerge.report import MergeReport
+from tvmerge.run_options import SYNC_BY_DEFAULT, Progress, RunOptions
+from tvmerge.stored import Stored
+
+if TYPE_CHECKING:
+    import torch
+
+_LARGEST = sys.float_info.max
+Terms = dict[Stored, Fraction]
+_Self = TypeVar("_Self", bound="Expression")  # typing.Self needs Python 3.11
+
+
+class Expression:
+    """A sum of stored tensors with a coefficient each; `donor` gives layout, dtypes and files."""
+
+    __slots__ = ("_donor", "_terms")
+    _donor: Stored
+    _terms: Terms
+    _run: Callable[..., MergeReport]  # how an expression of the class is written
+    _plan: Callable[..., Plan]
+
+    @classmethod
+    def _make(cls: type[_Self], terms: Terms, donor: Stored) -> _Self:
+        made = object.__new__(cls)
+        made._terms = {stored: c for stored, c in terms.items() if c != 0}
+        made._donor = donor
+        for stored, coefficient in made._terms.items():
+            if abs(coefficient) > _LARGEST:
+                raise ConfigError(f"the coefficient of {stored.source} is beyond {_LARGEST:.2g}")
+        return made
+
+    @property
+    def coefficients(self) -> Mapping[Stored, float]:
+        """The folded coefficient of every input that takes part, in a fixed order."""
+        rounded = {stored: float(coefficient) for stored, coefficient in self._terms.items()}
+        return {stored: coefficient for stored, coefficient in rounded.items() if coefficient}
+
+    @property
+    def donor(self) -> Stored:
+        """The input whose layout, dtypes and accompanying files the result takes."""
+        return self._donor
+
+    def save(
+        self,
+        out: str | os.PathLike[str],
+        *,
+        dtype: str | None = None,
+        memory_mib: int | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+        sync: bool = SYNC_BY_DEFAULT,
+        restart: bool = False,
+        ray_address: str | None = None,
+        recipe: RecipeText | None = None,
+    ) -> MergeReport:
+        """Compute the expression and write it to the folder `out`, in one pass.
+
+        A Checkpoint becomes a folder that `transformers` loads, each tensor rounded once to the
+        dtype that it has in the donor; a TaskVector is stored in float32; `dtype` ("bfloat16",
+        "BF16") asks for another. `memory_mib` limits what the process may hold, `progress` is
+        called with (bytes moved, bytes to move), `sync` waits until the result is on the disk. The
+        nodes of the Ray cluster at `ray_address` share the work (docs/fleet.md). The receipt
+        (docs/receipt.md) repeats `recipe`.
+
+        Raises MismatchError where the inputs do not fit together, OutputError where `out` is not
+        free, NothingChangedError where the vector is zero or the model is the donor again although
+        something was added, StorageError where the disk fails. `out` does not exist then. What an
+        interrupted run has done is kept in `.{name}.unfinished` beside it, from where the same
+        call goes on; `restart` discards it.
+        """
+        options = RunOptions(
+            memory_mib=memory_mib,
+            threads=threads,
+            progress=progress,
+            sync=sync,
+            restart=restart,
+            ray_address=ray_address,
+        )
+        return self._run(
+            self.coefficients, self._donor, out, dtype=dtype, options=options, recipe=recipe
+        )
+
+    def state_dict(
+        self,
+        *,
+        dtype: str | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The result as CPU tensors of torch by name, with the bytes that `save` would write.
+
+        Raises ConfigError for a dtype that torch does not have, MismatchError where the inputs do
+        not fit together, StorageError where the disk fails.
+        """
+        plan = self._plan([self.coefficients], self._donor, dtype=dtype)
+        options = RunOptions(threads=threads, progress=progress)
+        # By name: torch is known there, and must not be needed here.
+        found: dict[str, torch.Tensor] = import_module("tvmerge.live").tensors(plan, options)
+        return found
+
+    def __repr__(self) -> str:
+        text = " + ".join(f"{float(c):g} * {s.source.name}" for s, c in self._terms.items())
+        return f"<{type(self).__name__} {text or '0'}>"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def added(left: Expression, right: Expression, sign: int) -> Terms:
+    """left + sign * right, term by term, in the order of left first."""
+    terms = dict(left._terms)
+    for stored, coefficient in right._terms.items():
+        terms[stored] = terms.get(stored, Fraction(0)) + sign * coefficient
+    return terms
+
+
+def exact(number: Real | float, what: str) -> Fraction:
+    """The number as it is; raises ConfigError where it is not finite."""
+    if isinstance(number, Rational):  # its parts may be numpy's, which overflow
+        return Fraction(int(number.numerator), int(number.denominator))
+    value = float(number)
+    if not math.isfinite(value):
+        raise ConfigError(f"{what} {value}: expected a finite number")
+    return Fraction(value)
+
+
+def refuse(operation: str, why: str) -> NoReturn:
+    """Raise TypeError: weights and directions do not add up in every way."""
+    raise TypeError(f"{operation} has no meaning: {why}")
+
+
+def describe(value: object) -> str:
+    """An operand as an error names it."""
+    return type(value).__name__ if isinstance(value, Expression) else repr(value)
