@@ -65,7 +65,8 @@ def outcomes(plan: Plan, batches: Sequence[Batch], records: Mapping[int, Record]
         for copy, different in zip(batch.copies, record.different, strict=True):
             for file, _ in copy.targets:
                 copied[plan.variant(file), copy.tensor] += different
-    inputs = _summed(record.input_states for record in records.values())
+    inputs = dict.fromkeys(range(len(plan.inputs)), EMPTY)  # of files without tensors too
+    inputs |= _summed(record.input_states for record in records.values())
     outputs = _summed(record.output_states for record in records.values())
     shards = len(plan.shards)
     return [

@@ -130,7 +130,7 @@ def claimed(
     try:
         _take_over(work, merge, restart=restart)
     except BaseException:
-        if work.journal.merge is None:
+        if work.journal.merge is None and not work.journal.is_damaged:
             work.remove()
             _remove_empty(made)
         work.journal.close()
