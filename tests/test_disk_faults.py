@@ -165,7 +165,7 @@ def test_a_disk_that_cannot_flush_is_an_error(
     syncs = sum(call.startswith("sync ") for call in disk.calls(command, place))
     shutil.rmtree(place / "out")
     assert syncs >= 4
-    for sync in range(1, syncs):
+    for sync in range(1, syncs, 3):
         ended = disk.run(command, place, f"sync@{sync}=EIO")
         failed_cleanly(ended, place)
         assert ended.exit_code == 7, ended.said
@@ -270,6 +270,22 @@ def test_a_place_that_is_written_to_is_refused(
     assert {path.name for path in place.iterdir()} == {"base", "tuned", "out"}
 
 
+@pytest.mark.parametrize("name", [UNFINISHED, f"{UNFINISHED}/journal"])
+def test_a_link_in_the_place_of_a_merge_is_not_followed(
+    name: str, disk: FaultyDisk, place: Path
+) -> None:
+    (place / "mine").mkdir()
+    (place / "mine" / "thesis.txt").write_text("all of it")
+    link = place / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(place / "mine" / ("thesis.txt" if link.name == "journal" else ""))
+    ended = disk.run(MERGE, place)
+    assert ended.exit_code == 5, ended.said
+    assert "cannot write there" in ended.said
+    assert contents(place / "mine") == {"thesis.txt": b"all of it"}
+    assert not (place / "out").exists()
+
+
 @pytest.mark.parametrize("commands", [[MERGE], [MERGE, OTHER]])
 def test_of_ten_merges_into_one_place_one_is_published(
     commands: list[str], disk: FaultyDisk, place: Path
@@ -296,8 +312,8 @@ ON_A_SMALL_DISK = """
 import json, os, shutil, subprocess, sys
 from pathlib import Path
 
-def merge():
-    command = "apply base disk/out --subtract tuned=0.5 --threads 2 --quiet"
+def merge(out="disk/out"):
+    command = f"apply base {out} --subtract tuned=0.5 --threads 2 --quiet"
     ran = subprocess.run(
         [sys.executable, "-m", "tvmerge", *command.split()], capture_output=True, text=True
     )
@@ -310,6 +326,7 @@ def leave_free(pages):
         os.posix_fallocate(file.fileno(), 0, free - pages * 4096)
 
 told = []
+merge("disk")
 output = sum(path.stat().st_size for path in Path("base").glob("*.safetensors"))
 pages = output // 4096
 leave_free(pages // 2)  # it can be seen that there is no room
@@ -355,7 +372,9 @@ def test_a_full_disk_is_told_of_early_and_a_merge_resumes_when_it_has_room(
     assert disk.run(MERGE, place).exit_code == 0
     expected = contents(place / "out")
     shutil.rmtree(place / "out")
-    seen, reserving, companion, again, last = on_a_small_disk(place)
+    mounted, seen, reserving, companion, again, last = on_a_small_disk(place)
+    assert mounted[0] == 5
+    assert "Name a folder inside it" in mounted[1]
     assert seen[0] == 5
     assert "bytes, the disk has" in seen[1]
     assert reserving[0] == 7

@@ -119,7 +119,7 @@ def test_killed_before_any_change_to_the_disk(disk: FaultyDisk, tmp_path: Path) 
 def test_killed_at_random_moments(disk: FaultyDisk, tmp_path: Path) -> None:
     merge = Killing(disk, tmp_path, MERGE)
     chance = random.Random(2)
-    for _ in range(60):
+    for _ in range(40):
         for _ in range(chance.randint(1, 3)):
             seconds = chance.uniform(0, merge.seconds)
             merge.check_killed(disk.run_and_kill(MERGE, tmp_path, seconds))

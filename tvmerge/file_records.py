@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tvmerge.batches import cut, run_batch
 from tvmerge.digest import EMPTY, add, bytes_digest, file_digest
+from tvmerge.errors import StorageError
 from tvmerge.jobs import Copy, Range
 from tvmerge.plan import Plan
 from tvmerge.receipt import FileRecord
@@ -33,10 +34,16 @@ def other_record(root: Path, name: str) -> FileRecord:
 
 
 def read_head(path: Path) -> bytes:
-    """What precedes a safetensors file's data: length and header, checked beforehand."""
-    with open_regular_file(path) as file:
-        length = read_exactly(file, _LENGTH_BYTES)
-        return length + read_exactly(file, int.from_bytes(length, "little"))
+    """What precedes a safetensors file's data: length and header, checked beforehand.
+
+    Raises StorageError, which names the file, where it cannot be read any more.
+    """
+    try:
+        with open_regular_file(path) as file:
+            length = read_exactly(file, _LENGTH_BYTES)
+            return length + read_exactly(file, int.from_bytes(length, "little"))
+    except OSError as error:
+        raise StorageError(f"{path}: cannot read: {error.strerror or error}") from error
 
 
 def data_states(paths: Sequence[Path], options: RunOptions) -> list[bytes]:

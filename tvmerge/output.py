@@ -41,6 +41,11 @@ def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
                     f"{out}: is, or lies inside, the input {place}. Inputs are never written to: "
                     "name another folder"
                 )
+    if target.is_mount():
+        raise OutputError(
+            f"{out}: another disk is mounted there, and what is written beside it cannot take its "
+            "place. Name a folder inside it"
+        )
     if target.is_dir():
         held = sorted(entry.name for entry in target.iterdir())
         if held:

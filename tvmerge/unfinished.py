@@ -29,6 +29,8 @@ from tvmerge.journal import Journal
 _SUFFIX = ".unfinished"
 _PART = ".part"
 _JOURNAL = "journal"
+# In each of them another process has published or removed the folder between two calls.
+_TRIES = 1000
 # What renaming a folder says where a full folder, or a file, has the name.
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 # After these the work done is worth nothing: another try would end in the same way.
@@ -156,7 +158,7 @@ def _remove_empty(folders: Iterable[Path]) -> None:
 
 def _open(target: Path) -> Unfinished:
     folder = target.parent / f".{target.name}{_SUFFIX}"
-    while True:
+    for _ in range(_TRIES):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return Unfinished(folder, target, Journal.open(folder / _JOURNAL))
@@ -171,6 +173,7 @@ def _open(target: Path) -> Unfinished:
                 f"{target}: cannot write there: {error.strerror or error} "
                 f"({error.filename or target.parent}). Name another folder"
             ) from error
+    raise OutputError(f"{folder}: other merges take it away again and again. Name another folder")
 
 
 def _take_over(work: Unfinished, merge: Mapping[str, Any], *, restart: bool) -> None:
@@ -206,7 +209,10 @@ def _storage_errors(target: Path) -> Iterator[None]:
 
 
 def _difference(before: Mapping[str, Any], merge: Mapping[str, Any]) -> str:
-    known = {path: rest for path, *rest in before.get("inputs", [])}
+    try:
+        known = {path: rest for path, *rest in before["inputs"]}
+    except (LookupError, TypeError, ValueError):
+        return "another version of tvmerge began it"
     for path, *rest in merge["inputs"]:
         if path in known and known[path] != rest:
             return f"the input {path} has changed since"
