@@ -39,6 +39,7 @@ COMMANDS = {
     "inspect": _Target("tvmerge.cli.inspect:inspect", "Say what a checkpoint holds."),
     "verify": _Target("tvmerge.cli.verify:verify", "Check an output against its receipt."),
     "diff": _Target("tvmerge.cli.diff:diff", "Measure how two checkpoints differ."),
+    "bench": _Target("tvmerge.cli.bench:bench", "Time a merge on this machine."),
     "study": _Target("tvmerge.training.cli:study", "Train, negate and measure traits."),
 }
 
