@@ -47,14 +47,14 @@ def merged(tmp_path: Path) -> Path:
 def stable(content: bytes) -> dict[str, Any]:
     """All of a receipt but what may differ between runs."""
     found: dict[str, Any] = json.loads(content)
-    del found["run"], found["digest"]
+    del found["run"]
     return found
 
 
 def sealed(content: bytes) -> bytes:
     """The content with the digest that belongs to it."""
     before = content.rpartition(SEAL)[0]
-    return before + SEAL + f'"{seal(before)}"\n}}\n'.encode()
+    return before + SEAL + f'"{seal(before)}",\n"run": {{}}\n}}\n'.encode()
 
 
 def test_every_file_is_listed_with_its_digest(merged: Path) -> None:
@@ -209,15 +209,26 @@ def test_a_cut_receipt_is_refused_wherever_it_was_cut(merged: Path) -> None:
             parse_receipt(content[:length])
 
 
-def test_a_flipped_bit_is_seen_wherever_it_is(merged: Path) -> None:
+def test_a_flipped_bit_is_seen_outside_the_section_of_the_run(merged: Path) -> None:
     content = bytearray((merged / RECEIPT_NAME).read_bytes())
+    told = content.rindex(b'"run"')  # what follows is about the run, not about the files
     generator = random.Random(7)
     for _ in range(500):
-        place, bit = generator.randrange(len(content)), 1 << generator.randrange(8)
+        place, bit = generator.randrange(told), 1 << generator.randrange(8)
         content[place] ^= bit
         with pytest.raises(FormatError, match="not a receipt"):
             parse_receipt(bytes(content))
         content[place] ^= bit
+
+
+def test_a_sum_of_squares_is_no_negative_number(merged: Path) -> None:
+    receipt = read_receipt(merged)
+    found = receipt.to_dict()
+    row = next(row for row in found["tensors"]["rows"] if row[3] == "combined")
+    row[-3] = -1.0
+    del found["digest"], found["run"]
+    with pytest.raises(FormatError, match="below 0"):
+        parse_receipt(sealed(json.dumps(found)[:-1].encode() + SEAL))
 
 
 NOT_RECEIPTS: list[tuple[str, Any, str]] = [
@@ -238,7 +249,7 @@ NOT_RECEIPTS: list[tuple[str, Any, str]] = [
     ("files", [{"name": "x", "bytes": 1, "digest": "d"}] * 2, "listed twice"),
     ("tensors", {"columns": ["name"], "rows": []}, "columns"),
     ("totals", 3, None),
-    ("run", [], "run"),
+    ("run", [], "twice"),
     ("more", 1, "should not be there"),
 ]  # fmt: skip
 
@@ -248,10 +259,9 @@ def test_a_receipt_that_means_nothing_is_refused(
     merged: Path, key: str, value: Any, what: str | None
 ) -> None:
     found = read_receipt(merged).to_dict()
-    del found["digest"]
+    del found["digest"], found["run"]
     found[key] = value
-    body = json.dumps(found, separators=(",", ": "))[:-1].encode()
-    content = sealed(body + SEAL + b'""\n}\n')
+    content = sealed(json.dumps(found)[:-1].encode() + SEAL)
     if what is None:  # follows from the tensors, and is not taken from the file
         assert isinstance(parse_receipt(content), Receipt)
         return

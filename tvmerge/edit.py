@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 _SWALLOWED_SHARE = 0.99
 
@@ -26,7 +26,15 @@ class Edit:
     dot: float = 0.0
 
     def __add__(self, other: Edit) -> Edit:
-        return Edit(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
+        # Spelled out: dataclasses.astuple takes half the time of a receipt.
+        return Edit(
+            self.changed + other.changed,
+            self.intended + other.intended,
+            self.lost + other.lost,
+            self.intended_sq + other.intended_sq,
+            self.realised_sq + other.realised_sq,
+            self.dot + other.dot,
+        )
 
     @property
     def cosine(self) -> float | None:

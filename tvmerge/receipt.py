@@ -27,7 +27,7 @@ COLUMNS = (
     "name", "dtype", "elements", "action", "reason", "differs", "changed", "intended", "lost",
     "lost_share", "cosine", "relative_error", "intended_sq", "realised_sq", "dot",
 )  # fmt: skip
-# Precedes the receipt's own digest, which covers all bytes before these.
+# Precedes the receipt's own digest, which covers all bytes before these; only `run` follows.
 SEAL = b',\n"digest": '
 
 _OF_EDIT = COLUMNS[COLUMNS.index("changed") :]
@@ -116,8 +116,9 @@ class Receipt:
 
     def to_bytes(self) -> bytes:
         """The content of the file: JSON in ASCII, a line for every file and tensor."""
-        body = ",\n".join(self._sections()).encode()
-        return b"{\n" + body + SEAL + _encode(seal(b"{\n" + body)).encode() + b"\n}\n"
+        told = b"{\n" + ",\n".join(self._sections()).encode()
+        run = _encode({key: _finite(value) for key, value in self.run.items()})
+        return told + SEAL + f'"{seal(told)}",\n"run": {run}\n}}\n'.encode()
 
     def to_dict(self) -> dict[str, Any]:
         """What `to_bytes` spells out."""
@@ -138,7 +139,6 @@ class Receipt:
         rows = _lines(_encode(row(tensor)) for tensor in self.tensors)
         yield f'"tensors": {{"columns": {_encode(list(COLUMNS))}, "rows": {rows}}}'
         yield f'"totals": {_encode(self.totals())}'
-        yield f'"run": {_encode({key: _finite(value) for key, value in self.run.items()})}'
 
 
 def row(tensor: TensorOutcome) -> list[Any]:

@@ -71,7 +71,7 @@ def _receipt(found: dict[str, Any], content: bytes) -> Receipt:
         odd = sorted(found.keys() ^ _SECTIONS)
         _fail(f"{shown(odd[0])} is missing, or should not be there")
     before, _, after = content.rpartition(SEAL)
-    if after != f'"{seal(before)}"\n}}\n'.encode():
+    if list(found)[-2:] != ["digest", "run"] or not after.startswith(f'"{seal(before)}",'.encode()):
         _fail("its content is not what its digest says: it was changed after it was written")
     inputs = tuple(map(_input, _list(found["inputs"], "inputs")))
     receipt = Receipt(
@@ -80,11 +80,18 @@ def _receipt(found: dict[str, Any], content: bytes) -> Receipt:
         inputs=inputs,
         files=tuple(map(_file, _list(found["files"], "files"))),
         tensors=tuple(_tensors(_object(found["tensors"], "tensors"))),
-        run=_object(found["run"], "run"),
+        run=_run(_object(found["run"], "run")),
     )
     _once((file.name for file in receipt.files), "files")
     _once((tensor.name for tensor in receipt.tensors), "tensors")
     return receipt
+
+
+def _run(found: dict[str, Any]) -> dict[str, Any]:
+    for key, value in found.items():
+        if isinstance(value, list | dict) or value in (math.inf, -math.inf):
+            _fail(f"run: {shown(key)} has the value {shown(value)}")
+    return found
 
 
 def _recipe(found: dict[str, Any], inputs: int) -> Recipe:
@@ -150,7 +157,9 @@ def _tensors(found: dict[str, Any]) -> Iterator[TensorOutcome]:
         edit = None
         if _one_of(action, (COMBINED, COPIED), "action") == COMBINED:
             counts = [_count(value, "a count") for value in row[_COUNTS]]
-            edit = Edit(*counts, *(_sum(value) for value in row[_SUMS]))
+            edit = Edit(*counts, *map(_sum, row[_SUMS]))
+            if edit.intended_sq < 0 or edit.realised_sq < 0:
+                _fail(f"tensors: a sum of squares is below 0: {shown(row)}")
         yield TensorOutcome(
             _text(name, "name"),
             _one_of(dtype, DTYPE_BITS, "dtype"),
