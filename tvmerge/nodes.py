@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -22,6 +22,8 @@ View = tuple[int, int] | str
 # A mount that hangs answers nothing; the first worker of a node takes seconds to start.
 ANSWER_SECONDS = 120.0
 _REACH_SECONDS = 10.0
+_ASK_AGAIN_SECONDS = 0.2
+_SILENT = TVMergeError(f"no answer within {ANSWER_SECONDS:.0f} seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,30 +169,42 @@ def _reach(address: str) -> None:
 def _answers(
     nodes: Iterable[Node], function: Callable[..., Answer], *arguments: object
 ) -> Iterator[tuple[Node, Answer | Exception]]:
-    """What `function` gives on each node, however busy it is, or why it gives nothing."""
+    """What `function` gives on each node, however busy it is, or why it gives nothing.
+
+    Nodes that have died give no answer: they are not needed.
+    """
     import ray
 
     remote = ray.remote(function)
-    refs: Mapping[Any, Node] = {
-        remote.options(**placed(node, cpus=0)).remote(*arguments): node for node in nodes
-    }
-    waiting = list(refs)
-    try:
-        _, waiting = ray.wait(waiting, num_returns=len(refs), timeout=ANSWER_SECONDS)
-    finally:
-        stop(waiting)
-    silent = TVMergeError(f"no answer within {ANSWER_SECONDS:.0f} seconds")
-    for ref, node in refs.items():
-        yield node, silent if ref in waiting else _answer(ref)
+    deadline = time.monotonic() + ANSWER_SECONDS
+    asked = list(nodes)
+    while asked:
+        refs = {remote.options(**placed(node, cpus=0)).remote(*arguments): node for node in asked}
+        silent: list[Any] = list(refs)
+        try:
+            seconds = max(0.0, deadline - time.monotonic())
+            _, silent = ray.wait(silent, num_returns=len(refs), timeout=seconds)
+        finally:
+            stop(silent)
+        asked = []
+        for ref, node in refs.items():
+            answer, reached = (_SILENT, True) if ref in silent else _answer(ref)
+            if reached or time.monotonic() > deadline:
+                yield node, answer
+            elif is_alive(node.id):
+                asked.append(node)  # it has joined this moment: not all of Ray knows it yet
+        if asked:
+            time.sleep(_ASK_AGAIN_SECONDS)
 
 
-def _answer(ref: Any) -> Any:
+def _answer(ref: Any) -> tuple[Any, bool]:
+    """What the task gave or raised, and whether its node was reached at all."""
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     try:
-        return ray.get(ref)
+        return ray.get(ref), True
     except RayTaskError as error:
-        return error.cause if isinstance(error.cause, Exception) else error
+        return error.cause if isinstance(error.cause, Exception) else error, True
     except RayError as error:
-        return error
+        return error, False
