@@ -25,6 +25,7 @@ class RunFlags:
     # Of the commands that write (write_options).
     sync: bool = SYNC_BY_DEFAULT
     restart: bool = False
+    ray_address: str | None = None
 
 
 def _dtype_code(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -76,7 +77,7 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def write_options(command: Callable[..., None]) -> Callable[..., None]:
-    """As `run_options`, and --sync and --restart, for the commands that write."""
+    """As `run_options`, and --sync, --restart and --ray-address, for the commands that write."""
 
     @click.option(
         "--sync/--no-sync",
@@ -89,9 +90,18 @@ def write_options(command: Callable[..., None]) -> Callable[..., None]:
         is_flag=True,
         help="Discard what an unfinished merge into OUT has left, and begin anew.",
     )
+    @click.option(
+        "--ray-address",
+        metavar="ADDR",
+        help="Share the work among the nodes of the Ray cluster at HOST:PORT, or `auto`. They "
+        "need the same files at the same paths; --memory and --threads count on each.",
+    )
     @run_options
     @wraps(command)
-    def with_flags(sync: bool, restart: bool, flags: RunFlags, **rest: Any) -> None:
-        command(flags=replace(flags, sync=sync, restart=restart), **rest)
+    def with_flags(
+        sync: bool, restart: bool, ray_address: str | None, flags: RunFlags, **rest: Any
+    ) -> None:
+        flags = replace(flags, sync=sync, restart=restart, ray_address=ray_address)
+        command(flags=flags, **rest)
 
     return with_flags

@@ -32,5 +32,6 @@ def save(
             recipe=recipe,
             sync=flags.sync,
             restart=flags.restart,
+            ray_address=flags.ray_address,
         )
     print_report(report, flags)

@@ -69,6 +69,7 @@ def sweep(config: Path, out: str, scales: tuple[float, ...], flags: RunFlags) ->
                 progress=progress,
                 sync=flags.sync,
                 restart=flags.restart,
+                ray_address=flags.ray_address,
             ),
             recipe=RecipeText(recipe.merge_method, said),
         )
