@@ -176,7 +176,18 @@ def test_the_edit_says_what_rounding_left(base: Checkpoint, tuned: Checkpoint) -
     assert whole.edit.changed == whole.edit.intended == 2 * 16 * 6
     assert whole.edit.cosine == pytest.approx(1)
     eighth = whole.rescale(0.25)
+    assert whole.differing_tensors == ()
     assert eighth.intended_sq == pytest.approx(whole.rescale(0.5).intended_sq / 4)
+
+
+def test_integer_tensors_that_differ_are_named_and_are_the_donors(
+    base: Checkpoint, tmp_path: Path
+) -> None:
+    other = Checkpoint(write_model(tmp_path / "other", weights(1, **{COUNT: np.arange(3)})))
+    model = Small()
+    loaded = (base + (other - base)).load_into(model)
+    assert loaded.differing_tensors == (COUNT,)
+    assert model.steps.tolist() == [7, 8, 9]
 
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16", "float8_e5m2"])

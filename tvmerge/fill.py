@@ -22,6 +22,8 @@ from tvmerge.safetensors import DTYPE_BITS
 if TYPE_CHECKING:
     import torch
 
+# The dtype of a range whose bytes are compared rather than decoded: any.
+BYTES = "F8_E4M3"
 # What is made beside tensors that the engine cannot write to, at most (or one tensor).
 _STAGING_BYTES = 64 * 1024 * 1024
 
@@ -38,8 +40,16 @@ class _Aimed:
         return self.job.bytes_read + self.job.bytes_written
 
 
-def fill(plan: Plan, targets: Mapping[str, torch.Tensor], options: RunOptions) -> Edit:
-    """Fill the tensor of every name with the plan's only variant; the change of all of them.
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """The change of all tensors together, and the integer tensors that differ between inputs."""
+
+    edit: Edit
+    differing_tensors: tuple[str, ...]
+
+
+def fill(plan: Plan, targets: Mapping[str, torch.Tensor], options: RunOptions) -> Filled:
+    """Fill the tensor of every name with the plan's only variant.
 
     Tensors have their entries' shapes; their floating-point dtype may be another, to which the
     exact sum is rounded once. Names that have no tensor are not read.
@@ -51,12 +61,18 @@ def fill(plan: Plan, targets: Mapping[str, torch.Tensor], options: RunOptions) -
     ]
     in_all = sum(one.bytes_moved for one in aimed)
     edits: dict[str, Edit] = {}
+    differing: list[str] = []
     before = 0
     for batch in _batches(aimed):
-        edits |= _run(plan, batch, options, before, in_all)
+        result = _run(plan, batch, options, before, in_all)
+        names = [one.job.tensor for one in batch if isinstance(one.job, Combine)]
+        edits |= {n: Edit(*found[0]) for n, found in zip(names, result.edits, strict=True)}
+        names = [one.job.tensor for one in batch if isinstance(one.job, Copy)]
+        differing += [n for n, count in zip(names, result.different, strict=True) if count]
         before += sum(one.bytes_moved for one in batch)
     # In the plan's order, in which files' edits are added too: the same sums.
-    return total(edits[job.tensor] for job in plan.jobs if job.tensor in edits)
+    edit = total(edits[job.tensor] for job in plan.jobs if job.tensor in edits)
+    return Filled(edit, tuple(differing))
 
 
 def _into_tensor(job: Job, dtype: str) -> Job:
@@ -64,7 +80,7 @@ def _into_tensor(job: Job, dtype: str) -> Job:
     if isinstance(job, Combine):
         return replace(job, results=(replace(job.results[0], offset_bytes=0, dtype=dtype),))
     if job.source.dtype == dtype:
-        return replace(job, targets=((0, 0),), same_as=())
+        return replace(job, targets=((0, 0),))
     elements = job.size_bytes * 8 // DTYPE_BITS[job.source.dtype]
     return Combine(job.tensor, (job.source,), elements, (Result(0, 0, dtype, 0, (1.0,)),))
 
@@ -73,13 +89,15 @@ def _batches(aimed: Sequence[_Aimed]) -> Iterator[Sequence[_Aimed]]:
     """All tensors that the engine writes to itself, then the others, a bounded size at a time."""
     yield [one for one in aimed if _is_writable(one.target)]
     batch: list[_Aimed] = []
+    staged_bytes = 0
     for one in aimed:
         if _is_writable(one.target):
             continue
-        if batch and sum(o.target.nbytes for o in [*batch, one]) > _STAGING_BYTES:
+        if batch and staged_bytes + one.target.nbytes > _STAGING_BYTES:
             yield batch
-            batch = []
+            batch, staged_bytes = [], 0
         batch.append(one)
+        staged_bytes += one.target.nbytes
     yield batch
 
 
@@ -89,7 +107,7 @@ def _is_writable(tensor: torch.Tensor) -> bool:
 
 def _run(
     plan: Plan, batch: Sequence[_Aimed], options: RunOptions, before: int, in_all: int
-) -> dict[str, Edit]:
+) -> _core.MergeResult:
     import torch
 
     made = [
@@ -98,16 +116,11 @@ def _run(
         else torch.empty(one.target.shape, dtype=one.target.dtype)
         for one in batch
     ]
-    combines = [
-        (one.job.tensor, _combine(one.job, number))
-        for number, one in enumerate(batch)
-        if isinstance(one.job, Combine)
-    ]
     told, space = options.progress, options.workspace()
     result = _core.merge(
         [os.fspath(path) for path in plan.inputs],
         [(tensor.data_ptr(), tensor.nbytes) for tensor in made],
-        [combine for _, combine in combines],
+        [_combine(one.job, n) for n, one in enumerate(batch) if isinstance(one.job, Combine)],
         [_copy(one.job, n) for n, one in enumerate(batch) if isinstance(one.job, Copy)],
         threads=space.threads,
         slice_bytes=space.slice_bytes,
@@ -117,7 +130,7 @@ def _run(
     )
     for one, tensor in zip(batch, made, strict=True):
         _take(one.target, tensor)
-    return {name: Edit(*edits[0]) for (name, _), edits in zip(combines, result.edits, strict=True)}
+    return result
 
 
 def _take(target: torch.Tensor, made: torch.Tensor) -> None:
@@ -154,7 +167,7 @@ def _copy(job: Copy, output: int) -> _core.CopyJob:
         size_bytes=job.size_bytes,
         digested=False,
         targets=[(output, 0)],
-        same_as=[],
+        same_as=[_core.Source(o.file, o.offset_bytes, BYTES) for o in job.same_as],
     )
 
 

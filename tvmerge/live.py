@@ -23,7 +23,7 @@ from tvmerge.errors import (
     NothingChangedError,
     TVMergeError,
 )
-from tvmerge.fill import fill
+from tvmerge.fill import BYTES, fill
 from tvmerge.model_tensors import ModelTensors, match_model, torch_dtype
 from tvmerge.plan import Plan, plan_checkpoint
 from tvmerge.run_options import RunOptions
@@ -41,9 +41,12 @@ class LoadedModel:
 
     `scale` says what it holds: start + scale * (expression - start); None where a fill has failed
     midway. `edit` is the change from the donor's weights, and what rounding left of it.
+    `differing_tensors` are integer tensors that inputs disagree about: they are the donor's.
     """
 
-    __slots__ = ("_expression", "_options", "_start", "edit", "model", "scale")
+    __slots__ = (
+        "_expression", "_options", "_start", "differing_tensors", "edit", "model", "scale",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class LoadedModel:
         self._options = options
         self.scale: float | None = None
         self.edit = Edit()
+        self.differing_tensors: tuple[str, ...] = ()
 
     def fill(self) -> Edit:
         """Make the model the expression as it stands: scale 1."""
@@ -84,7 +88,8 @@ class LoadedModel:
         _refuse_untied(matched, inputs, self._options)
         self.scale = None
         with _mixture_said():
-            self.edit = fill(plan, matched.targets, self._options)
+            filled = fill(plan, matched.targets, self._options)
+        self.edit, self.differing_tensors = filled.edit, filled.differing_tensors
         self.scale = scale
         if coefficients != {donor: 1.0}:
             _refuse_nothing(self.edit, donor)
@@ -178,8 +183,7 @@ def _differing(pairs: list[tuple[Stored, Slot, Slot]], options: RunOptions) -> l
     files = list(dict.fromkeys(slot.file for slot in slots))
     jobs = []
     for _, one, other in pairs:
-        # Of the second range only the place counts; the dtype is any.
-        same = _core.Source(files.index(other.file), other.entry.begin, "F32")
+        same = _core.Source(files.index(other.file), other.entry.begin, BYTES)
         jobs.append(
             _core.CopyJob(
                 file=files.index(one.file),
