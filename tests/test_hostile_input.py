@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -10,10 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from checkpoints import INDEX, write_index
+from checkpoints import INDEX, read_model, write_index, write_model
 
-from tvmerge.errors import ConfigError, FormatError, StorageError
+from tvmerge import Checkpoint
+from tvmerge.errors import ConfigError, FormatError, OutputError, StorageError
 from tvmerge.recipe import load_recipe
 from tvmerge.safetensors import MOST_TENSORS, read_header
 from tvmerge.stored import open_stored, read_config
@@ -315,3 +318,65 @@ def test_every_header_length_that_a_file_can_claim_is_checked_before_it_is_read(
         path.write_bytes(struct.pack("<Q", 1 << exponent) + b"{}")
         with pytest.raises(FormatError, match=f"claims {1 << exponent} bytes; the file has 10"):
             read_header(path)
+
+
+# ---- planted beside the destination ----------------------------------------------------------
+
+
+@pytest.fixture
+def merged(tmp_path: Path) -> Checkpoint:
+    held = {"w": np.ones((4, 4), np.float32)}
+    base = Checkpoint(write_model(tmp_path / "base", held))
+    tuned = Checkpoint(write_model(tmp_path / "tuned", {"w": 2 * held["w"]}))
+    return base + 0.5 * (tuned - base)
+
+
+def test_a_link_in_place_of_the_unfinished_folder_is_not_followed(
+    merged: Checkpoint, tmp_path: Path
+) -> None:
+    """What the folder holds from an earlier run is removed: it must not be somebody's home."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("mine")
+    (tmp_path / ".out.unfinished").symlink_to("home")
+    with pytest.raises(OutputError, match="cannot write there"):
+        merged.save(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.timeout(20)
+def test_a_link_a_pipe_or_a_device_in_place_of_the_journal_is_not_opened(
+    merged: Checkpoint, tmp_path: Path
+) -> None:
+    journal = tmp_path / ".out.unfinished" / "journal"
+    letter = tmp_path / "letter.txt"
+    letter.write_text("mine")
+    for plant in (
+        lambda: journal.symlink_to(letter),
+        lambda: journal.symlink_to("/dev/zero"),
+        lambda: os.mkfifo(journal),
+    ):
+        journal.parent.mkdir(exist_ok=True)
+        plant()
+        with pytest.raises(OutputError):
+            merged.save(tmp_path / "out")
+        journal.unlink()
+    assert letter.read_text() == "mine"
+    merged.save(tmp_path / "out")
+    assert not journal.parent.exists()
+
+
+@pytest.mark.parametrize("merge", [None, 3, [], {}, {"inputs": 3}, {"inputs": [[]]}])
+def test_a_journal_that_names_no_merge_is_not_continued(
+    merge: object, merged: Checkpoint, tmp_path: Path
+) -> None:
+    folder = tmp_path / ".out.unfinished"
+    folder.mkdir()
+    (folder / "left").write_text("by another version")
+    body = json.dumps({"format": "tvmerge journal 1", "pid": 1, "merge": merge}).encode() + b"\n"
+    checksum = hashlib.blake2b(body, digest_size=8).hexdigest().encode()
+    (folder / "journal").write_bytes(checksum + b" " + body)
+    with pytest.raises(OutputError, match="--restart"):
+        merged.save(tmp_path / "out")
+    assert (folder / "left").exists()
+    merged.save(tmp_path / "out", restart=True)
+    assert sorted(read_model(tmp_path / "out")) == ["w"]

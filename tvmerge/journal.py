@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
 from hashlib import blake2b
@@ -22,6 +23,9 @@ from tvmerge.errors import OutputError
 from tvmerge.record import Record
 
 FORMAT = "tvmerge journal 1"
+# Whoever may write beside the destination could have put a link to somebody's file there.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _SUM_DIGITS = 16
 
 
@@ -45,13 +49,15 @@ class Journal:
         one folder are not kept apart.
         """
         with ExitStack() as opened:
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder = os.open(path.parent, _OPEN_FOLDER)
             opened.callback(os.close, folder)
             _lock(folder, path)
-            if not os.path.samestat(os.fstat(folder), path.parent.stat()):
+            if not os.path.samestat(os.fstat(folder), path.parent.lstat()):
                 raise FileNotFoundError(path)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            file = os.open(path, _OPEN, 0o666)
             opened.callback(os.close, file)
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise OutputError(f"{path}: is a device or a pipe. Remove it")
             _lock(file, path)
             journal = cls(folder, file)
             opened.pop_all()
@@ -84,7 +90,7 @@ class Journal:
         merge, records = self.merge, self.records
         assert merge is not None
         os.close(self._file)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = os.open(path, _OPEN, 0o666)
         self.begin(merge)
         for record in records.values():
             self.add(record)
@@ -97,10 +103,11 @@ class Journal:
     def _read(self) -> None:
         text = b"".join(iter(lambda: os.read(self._file, 2**20), b""))
         values, length = parse(text)
-        if not values or values[0].get("format") != FORMAT:
+        merge = values[0].get("merge") if values and values[0].get("format") == FORMAT else None
+        if not isinstance(merge, dict):
             self.is_damaged = bool(text)
             return
-        self.merge = values[0].get("merge")
+        self.merge = merge
         self.records = {record.number: record for record in _records(values[1:])}
         os.ftruncate(self._file, length)
         os.lseek(self._file, length, os.SEEK_SET)
