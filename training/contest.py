@@ -84,7 +84,7 @@ class Contest:
         folder = self.out / "vectors"
         summed, drawn = folder / f"{kind}.sum-{key}", folder / f"{kind}.random-{key}"
         if not summed.exists():
-            total.save(summed)
+            total.save(summed, restart=True)
         if not drawn.exists():
             partial = folder / f".{drawn.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)

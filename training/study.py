@@ -203,7 +203,7 @@ class Study:
             folder = self.out / "models" / choice.kind
             # Cheap to make again, and the fine-tunes or the choice may have changed since.
             shutil.rmtree(folder, ignore_errors=True)
-            vectors.negated(choice.kind, choice.scale).save(folder)
+            vectors.negated(choice.kind, choice.scale).save(folder, restart=True)
 
 
 def run_study(
