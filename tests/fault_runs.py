@@ -1,9 +1,10 @@
-"""Runs `tvmerge` commands on a disk that fails on order (shim/faults.c), and kills them."""
+"""Runs `tvmerge` commands on a disk that fails on order (shim/), and kills them."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,11 +117,12 @@ def faulty_disk(scratch: Path) -> Iterator[FaultyDisk]:
     """Compile the shim into `scratch` and keep the server that runs commands under it."""
     shim = scratch / "faults.so"
     compiler = os.environ.get("CC", "cc")
-    source = HERE / "shim" / "faults.c"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", shim, source], check=True)
+    sources = [HERE / "shim" / name for name in ("faults.c", "calls.c")]
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", shim, *sources], check=True)
     server = subprocess.Popen(
         [sys.executable, HERE / "fault_server.py"],
-        env=os.environ | {"LD_PRELOAD": str(shim)},
+        # Last, behind a sanitizer's library.
+        env=os.environ | {"LD_PRELOAD": f"{os.environ.get('LD_PRELOAD', '')} {shim}".strip()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -167,3 +169,12 @@ def write_inputs(place: Path) -> None:
     (place / "base" / "tokenizer.json").write_bytes(b"{}" + b" " * 10_000)
     (place / "base" / "code").mkdir()
     (place / "base" / "code" / "modeling.py").write_text("# of the model\n")
+
+
+def ends_well(disk: FaultyDisk, place: Path, expected: dict[str, bytes], command: str) -> None:
+    """On a sound disk the command ends with the expected files, and leaves nothing else."""
+    ended = disk.run(command, place)
+    assert ended.exit_code == 0, ended.said
+    assert contents(place / "out") == expected
+    assert {path.name for path in place.iterdir()} == {"base", "tuned", "out"}
+    shutil.rmtree(place / "out")
