@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 BASE := demo/smollm2-135m-instruct
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench fuzz clean
 
 ## Subtract three traits from a real model; prints where the report is. Run again, it resumes.
 demo: $(BASE)/config.json
@@ -41,6 +41,11 @@ bench: $(VENV)/bench
 	  TVMERGE_BENCH_MERGEKIT=build/bench/mergekit/bin/mergekit-yaml \
 	  $(BIN)/pytest benchmarks --benchmark-only --benchmark-group-by=group \
 	  --benchmark-columns=min,median,rounds --benchmark-sort=name
+
+## Damaged and hostile files, a million of them, for every parser; failing cases in build/fuzz.
+CASES ?= 1000000
+fuzz: $(VENV)/test
+	PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(CASES)
 
 clean:
 	rm -rf build $(VENV)

@@ -1,0 +1,112 @@
+"""What is fuzzed: how a case is made, what parses it, and what must hold where it is accepted."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from fuzz import documents, sealed
+from fuzz.mutation import mutated_bytes, mutated_json
+from fuzz.own_folder import own_folder
+from tvmerge.recipe import check_recipe
+from tvmerge.safetensors import layout, parse_header, read_header
+from tvmerge.stored import parse_index
+from tvmerge.yaml_file import YamlFile
+
+NAMED = Path("the.file")  # what parsers of bytes are told that they read
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`make` makes a case from randomness; `parse` says whether it accepts it.
+
+    Refusals may also be TVMergeErrors; whatever else it raises is a failure. `share` is the part of
+    all cases that a campaign gives to the target.
+    """
+
+    make: Callable[[Random], bytes]
+    parse: Callable[[bytes], bool]
+    share: float
+
+
+def _damaged(random: Random, text: bytes) -> bytes:
+    """JSON damaged as a tree, as a text, or as both."""
+    kind = random.random()
+    if kind < 0.75:
+        text = mutated_json(random, text)
+    return mutated_bytes(random, text) if kind > 0.5 else text
+
+
+def _make_header(random: Random) -> bytes:
+    text, size = documents.header(random)
+    damaged = _damaged(random, text)
+    size += len(damaged) - len(text)
+    if random.random() < 0.05:
+        size = random.choice((0, 7, 8, size - 1, size + 1, 2**62))
+    return max(size, 0).to_bytes(8, "little") + damaged
+
+
+def _parse_header(case: bytes) -> bool:
+    text, size = case[8:], int.from_bytes(case[:8], "little")
+    header = parse_header(NAMED, text, size)
+    position = 8 + len(text)
+    for entry in header.entries:
+        assert entry.begin == position <= entry.end <= size
+        position = entry.end
+    assert position == size
+    assert len({entry.name for entry in header.entries}) == len(header.entries)
+    # What is read is written and read again as the same, but for the offset.
+    listed = [(entry.name, entry.dtype, entry.shape) for entry in header.entries]
+    head, entries, whole = layout(listed, header.metadata)
+    again = parse_header(NAMED, head[8:], whole)
+    assert sorted(map(repr, again.entries)) == sorted(map(repr, entries))
+    assert again.metadata == header.metadata
+    return True
+
+
+def _make_file(random: Random) -> bytes:
+    text, size = documents.header(random)
+    data = bytes(size - 8 - len(text))
+    return mutated_bytes(random, len(text).to_bytes(8, "little") + text + data)
+
+
+def _parse_file(case: bytes) -> bool:
+    path = own_folder() / "weights.safetensors"
+    path.write_bytes(case)
+    assert read_header(path).size_bytes == len(case)
+    return True
+
+
+def _parse_index(case: bytes) -> bool:
+    weight_map = parse_index(NAMED, case)
+    for name in weight_map.values():
+        below = posixpath.normpath("folder/" + name)
+        assert below == "folder" or below.startswith("folder/")
+    return True
+
+
+def _make_recipe(random: Random) -> bytes:
+    if random.random() < 0.4:
+        return mutated_json(random, documents.recipe_in_json(random))
+    return mutated_bytes(random, documents.recipe(random), documents.RECIPE_TOKENS)
+
+
+def _parse_recipe(case: bytes) -> bool:
+    recipe = check_recipe(YamlFile.parse(NAMED, case))
+    assert recipe.models
+    assert all(map(math.isfinite, recipe.weights))
+    return True
+
+
+TARGETS = {
+    "header": Target(_make_header, _parse_header, 0.50),
+    "index": Target(lambda r: _damaged(r, documents.index(r)), _parse_index, 0.20),
+    "file": Target(_make_file, _parse_file, 0.10),
+    "receipt": Target(sealed.make_receipt, sealed.parse_sound_receipt, 0.10),
+    "journal": Target(sealed.make_journal, sealed.parse_journal, 0.05),
+    "recipe": Target(_make_recipe, _parse_recipe, 0.05),
+}
