@@ -20,7 +20,10 @@ from tvmerge.errors import FormatError
 from tvmerge.merge import save_checkpoint
 from tvmerge.receipt import RECEIPT_NAME, SEAL, Receipt, RecipeText, seal
 from tvmerge.receipt_parsing import parse_receipt, read_receipt
+from tvmerge.replay import replay
 from tvmerge.run_options import RunOptions
+from tvmerge.sweep import sweep
+from tvmerge.verify import verify
 
 SHAPES = {"embed.weight": (130, 64), "layers.0.w": (70, 90), "layers.1.w": (33, 7), "norm": (5,)}
 
@@ -160,6 +163,20 @@ def test_receipts_are_equal_for_any_threads_batches_and_instructions(tmp_path: P
     assert stable(contents[0]) == stable(contents[1]) == stable(contents[2])
     assert json.loads(contents[1])["run"]["threads"] == 3
     assert json.loads(contents[2])["run"]["isa"] == "generic"
+
+
+def test_a_model_of_a_sweep_has_the_receipt_of_its_own_merge(tmp_path: Path) -> None:
+    base, tuned = Checkpoint(model(tmp_path / "base", 0)), Checkpoint(model(tmp_path / "a", 1))
+    sweep(base + (tuned - base), [0, 0.5, 1], tmp_path / "all")
+    alone = tmp_path / "alone" / "scale-0.5"
+    (base + 0.5 * (tuned - base)).save(alone)
+    together = tmp_path / "all" / "scale-0.5"
+    assert stable((together / RECEIPT_NAME).read_bytes()) == stable(
+        (alone / RECEIPT_NAME).read_bytes()
+    )
+    for folder in (tmp_path / "all").iterdir():
+        assert verify(folder).intact
+        assert replay(read_receipt(folder)) == ()
 
 
 def test_a_vector_has_a_receipt_and_the_merge_with_it_too(tmp_path: Path) -> None:

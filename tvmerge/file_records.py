@@ -53,9 +53,9 @@ def data_states(paths: Sequence[Path], options: RunOptions) -> list[bytes]:
     """
     jobs = tuple(job for number, path in enumerate(paths) for job in _reads(number, path))
     plan = Plan(variants=1, shards=(), inputs=tuple(paths), jobs=jobs)
-    workspace = options.workspace()
-    states: Mapping[int, list[bytes]] = defaultdict(list)
     told, to_read = options.progress, sum(job.bytes_read for job in jobs)
+    workspace = options.workspace(to_read)
+    states: Mapping[int, list[bytes]] = defaultdict(list)
     before = 0
     for batch in cut(plan, (), batch_bytes=options.batch_bytes):
         progress = (lambda done, before=before: told(before + done, to_read)) if told else None

@@ -30,7 +30,8 @@ from tvmerge.receipt import (
 from tvmerge.version import __version__
 
 if TYPE_CHECKING:
-    from tvmerge.merge import Result
+    from tvmerge.outcome import TensorOutcome
+    from tvmerge.report import Result
     from tvmerge.stored import Stored
 
 
@@ -61,9 +62,17 @@ def make_receipt(
         ),
         inputs=tuple(_input(stored, terms.get(stored, 0.0), read) for stored in inputs),
         files=tuple(sorted(files, key=lambda record: record.name)),
-        tensors=result.outcomes[number].tensors,
+        tensors=_tensors(result, number),
         run=_run(result),
     )
+
+
+def _tensors(result: Result, number: int) -> tuple[TensorOutcome, ...]:
+    """As in a merge of its own, where a variant that is the donor again has no other inputs."""
+    tensors = result.outcomes[number].tensors
+    if result.order.variants[number].coefficients.keys() - {result.order.donor}:
+        return tensors
+    return tuple(replace(tensor, differs=False) for tensor in tensors)
 
 
 def _input_files(result: Result, number: int) -> dict[Path, FileRecord]:

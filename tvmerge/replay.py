@@ -51,10 +51,10 @@ def _plan(receipt: Receipt) -> Plan:
 
 
 def _compute(plan: Plan, options: RunOptions) -> Outcome:
-    workspace = options.workspace()
     names = [Path(shard.name) for shard in plan.shards]
     batches = cut(plan, names, batch_bytes=options.batch_bytes)
     told, to_move = options.progress, sum(batch.bytes_to_move for batch in batches)
+    workspace = options.workspace(to_move)
     records: dict[int, Record] = {}
     before = 0
     for batch in batches:
