@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,20 +83,17 @@ class Load:
         )
 
 
-def loads(batches: Sequence[Batch]) -> list[Load]:
-    """What each batch moves, and how much of it has to come from the disk as things are now."""
-    paths = {path for batch in batches for path in batch.inputs.values()}
-    caches = {path: PageCache(Path(path)) for path in paths}
-    return [
-        Load(
-            batch.bytes_to_move,
-            sum(
-                size - caches[path].cached_bytes(offset, size)
-                for path, offset, size in read_ranges(batch)
-            ),
-        )
-        for batch in batches
-    ]
+def page_caches(plan: Plan) -> dict[str, PageCache]:
+    """What of every input file is in the page cache now, by its path."""
+    return {os.fspath(path): PageCache(path) for path in plan.inputs}
+
+
+def load_of(batch: Batch, caches: Mapping[str, PageCache]) -> Load:
+    """What a batch moves, and how much of it has to come from the disk as `caches` are."""
+    uncached = sum(
+        size - caches[path].cached_bytes(offset, size) for path, offset, size in read_ranges(batch)
+    )
+    return Load(batch.bytes_to_move, uncached)
 
 
 def read_ranges(batch: Batch) -> Iterator[tuple[str, int, int]]:

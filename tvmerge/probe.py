@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
 from tvmerge import _core
 from tvmerge.batches import Batch, cut, run_batch
-from tvmerge.estimate import Load, Rates, loads, read_ranges
+from tvmerge.estimate import Load, Rates, load_of, page_caches, read_ranges
 from tvmerge.floor import run_floor
 from tvmerge.jobs import Combine
 from tvmerge.output import storage_errors
+from tvmerge.page_cache import PageCache
 from tvmerge.plan import Plan
 from tvmerge.run_options import RunOptions, Workspace
 
@@ -74,9 +75,10 @@ def probe(
         outputs.make()
         fixed_seconds = monotonic() - started
         batches = cut(plan, outputs.paths, batch_bytes=options.batch_bytes)
-        parts = loads(batches)
+        caches = page_caches(plan)
+        parts = [load_of(batch, caches) for batch in batches]
         workspace = options.workspace(sum(batch.bytes_to_move for batch in batches))
-        sample = _Sample(workspace, outputs)
+        sample = _Sample(workspace, outputs, caches)
         try:
             sample.run(list(zip(batches, parts, strict=True)), budget_seconds)
             written = sum(batch.bytes_written for batch in sample.taken)
@@ -122,13 +124,14 @@ class _Outputs:
 class _Sample:
     """Batches that are run, and the time that they take: from the disk, and once more cached."""
 
-    def __init__(self, workspace: Workspace, outputs: _Outputs) -> None:
-        self.workspace, self.outputs = workspace, outputs
+    def __init__(
+        self, workspace: Workspace, outputs: _Outputs, caches: Mapping[str, PageCache]
+    ) -> None:
+        self.workspace, self.outputs, self.caches = workspace, outputs, caches
         self.taken: list[Batch] = []
         # (bytes moved, seconds) with all inputs cached; (uncached bytes, seconds that they add).
         self._merged: list[tuple[int, float]] = []
         self._fetched: list[tuple[int, float]] = []
-        self._dropped: list[tuple[str, int, int]] = []
 
     def run(self, batches: Sequence[tuple[Batch, Load]], budget_seconds: float) -> None:
         """Run batches, those that are cached and those that are not in turn, until time is up."""
@@ -149,7 +152,6 @@ class _Sample:
         seconds = run_batch(batch, self.workspace).seconds
         self.taken.append(batch)
         if load.uncached_bytes >= _FETCHED_BYTES and not self.workspace.drop_behind:
-            self._dropped += _uncached_ranges(batch, load)
             self.outputs.make()
             again = run_batch(batch, self.workspace).seconds
             self._fetched.append((load.uncached_bytes, max(0.0, seconds - again)))
@@ -171,18 +173,30 @@ class _Sample:
         return sum(fetched for fetched, _ in self._fetched) / seconds if seconds else None
 
     def forget(self) -> None:
-        """Drop from the page cache what was not in it before."""
-        for path, offset_bytes, size_bytes in self._dropped:
+        """Drop from the page cache the ranges of which next to nothing was in it before."""
+        dropped = sorted(
+            (path, offset, offset + size)
+            for batch in self.taken
+            for path, offset, size in read_ranges(batch)
+            if self.caches[path].cached_bytes(offset, size) <= size / 64
+        )
+        for path, begin, end in _joined(dropped):
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.posix_fadvise(file, offset_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(file)
 
 
-def _uncached_ranges(batch: Batch, load: Load) -> list[tuple[str, int, int]]:
-    """The ranges of a batch of which nothing was cached; those that were in part are left alone."""
-    return list(read_ranges(batch)) if load.uncached_bytes == batch.bytes_read else []
+def _joined(ranges: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """Sorted ranges (path, begin, end), those that touch made one: pages at seams stay cached."""
+    joined: list[tuple[str, int, int]] = []
+    for path, begin, end in ranges:
+        if joined and joined[-1][0] == path and begin <= joined[-1][2]:
+            joined[-1] = (path, joined[-1][1], max(end, joined[-1][2]))
+        else:
+            joined.append((path, begin, end))
+    return joined
 
 
 def _arithmetic_share(batch: Batch, workspace: Workspace) -> float:
