@@ -147,6 +147,31 @@ def test_integer_tensors_that_differ_are_a_warning(models: Held) -> None:
     assert report["differing_tensors"] == [POSITIONS]
 
 
+def test_an_edit_that_rounding_mostly_takes_back_is_a_warning(models: Held) -> None:
+    base = {"w": np.full((4, 100), 1, np.float32)}
+    write(Path("flat"), base)
+    tuned = base["w"] + np.float32(2**-12)
+    tuned[:1] = 2
+    write(Path("bent"), {"w": tuned})
+    done = run("apply", "flat", "out", "--add", "bent=0.1", "--dtype", "float16")
+    assert "Warning: out: rounding to the output's dtype left 75.0% of the 400 elem" in done.output
+    assert (
+        answer("apply", "flat", "out2", "--add", "bent=0.1", "--dtype", "F64")["lost_elements"]
+        == 0
+    )
+
+
+def test_what_an_interrupted_command_left_is_discarded_by_restart(models: Held) -> None:
+    Path(".out.unfinished").mkdir()
+    Path(".out.unfinished/journal").write_text("of another time\n")
+    Path(".out.unfinished/model.safetensors.part").write_text("work")
+    refused = CliRunner().invoke(cli, ["apply", "base", "out", "--add", "a"])
+    assert refused.exit_code == 5
+    assert "--restart" in refused.output
+    run("apply", "base", "out", "--add", "a", "--restart", "--sync")
+    assert not Path(".out.unfinished").exists()
+
+
 def test_inspect_tells_what_is_there(models: Held) -> None:
     found = answer("inspect", "base")
     assert found["kind"] == "checkpoint"
