@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import read_model, write_model
+from checkpoints import FLOATS, read_model, write_model
 from reference import decode, file_digest, linear, random_array, round_once
 
 from tvmerge import Checkpoint, TaskVector
+from tvmerge._core import available_isas
 from tvmerge.edit import Edit
 from tvmerge.errors import FormatError
 from tvmerge.merge import save_checkpoint
@@ -28,13 +29,13 @@ from tvmerge.verify import verify
 SHAPES = {"embed.weight": (130, 64), "layers.0.w": (70, 90), "layers.1.w": (33, 7), "norm": (5,)}
 
 
-def model(folder: Path, seed: int, shards: int = 2) -> Path:
+def model(folder: Path, seed: int, *, dtype: str = "BF16", wild: bool = False) -> Path:
     generator = np.random.default_rng(seed)
     held = {
-        name: random_array(generator, "BF16", shape, wild=False) for name, shape in SHAPES.items()
+        name: random_array(generator, dtype, shape, wild=wild) for name, shape in SHAPES.items()
     }
     held["ids"] = np.arange(9, dtype=np.int64) + seed
-    write_model(folder, held, shards=shards, config={"architectures": ["X"]})
+    write_model(folder, held, shards=2, config={"architectures": ["X"]})
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "merges.txt").write_bytes(b"a b\n" * 3)
     return folder
@@ -146,23 +147,30 @@ def test_figures_of_every_tensor_are_those_of_the_definition(tmp_path: Path) -> 
     assert receipt.edit.lost > receipt.edit.intended / 2
 
 
-def test_receipts_are_equal_for_any_threads_batches_and_instructions(tmp_path: Path) -> None:
-    base, tuned = Checkpoint(model(tmp_path / "base", 0)), Checkpoint(model(tmp_path / "a", 1))
+@pytest.mark.parametrize("wild", [False, True], ids=["usual", "wild"])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_receipts_are_equal_for_any_threads_batches_and_instructions(
+    tmp_path: Path, dtype: str, wild: bool
+) -> None:
+    base, tuned = (
+        Checkpoint(model(tmp_path / name, seed, dtype=dtype, wild=wild))
+        for seed, name in enumerate(("base", "a"))
+    )
     merged = base - 0.3 * (tuned - base)
     contents = []
     for number, options in enumerate(
         (
             RunOptions(threads=1),
             RunOptions(threads=3, slice_bytes=4096, batch_bytes=10_000),
-            RunOptions(threads=2, isa="generic"),
+            *(RunOptions(threads=2, isa=isa) for isa in available_isas()),
         )
     ):
         out = tmp_path / str(number) / "out"
         save_checkpoint(merged.coefficients, merged.donor, out, dtype=None, options=options)
         contents.append((out / RECEIPT_NAME).read_bytes())
-    assert stable(contents[0]) == stable(contents[1]) == stable(contents[2])
+    assert all(stable(content) == stable(contents[0]) for content in contents)
     assert json.loads(contents[1])["run"]["threads"] == 3
-    assert json.loads(contents[2])["run"]["isa"] == "generic"
+    assert json.loads(contents[-1])["run"]["isa"] == "generic"
 
 
 def test_a_model_of_a_sweep_has_the_receipt_of_its_own_merge(tmp_path: Path) -> None:
@@ -174,6 +182,8 @@ def test_a_model_of_a_sweep_has_the_receipt_of_its_own_merge(tmp_path: Path) -> 
     assert stable((together / RECEIPT_NAME).read_bytes()) == stable(
         (alone / RECEIPT_NAME).read_bytes()
     )
+    with pytest.raises(FormatError, match=f"such as {tmp_path / 'all' / 'scale-0'}$"):
+        read_receipt(tmp_path / "all")
     for folder in (tmp_path / "all").iterdir():
         assert verify(folder).intact
         assert replay(read_receipt(folder)) == ()

@@ -43,7 +43,9 @@ def test_bare_command_loads_nothing_heavy(option: str) -> None:
     assert not modules.intersection(LATER)
 
 
-@pytest.mark.parametrize("command", ["vector", "apply", "merge", "sweep", "inspect", "diff"])
+@pytest.mark.parametrize(
+    "command", ["vector", "apply", "merge", "sweep", "inspect", "verify", "diff"]
+)
 def test_subcommands_load_neither_torch_nor_numpy(command: str) -> None:
     call = f"tvmerge.cli.cli.main([{command!r}, '--help'], standalone_mode=False)"
     assert not loaded_after(f"import tvmerge.cli\n{call}").intersection(HEAVY)

@@ -43,9 +43,11 @@ def read_receipt(folder: Path) -> Receipt:
     """
     path = folder / RECEIPT_NAME
     if not path.exists():
+        below = sorted(found.parent.name for found in folder.glob(f"*/{RECEIPT_NAME}"))
+        which = f", such as {folder / below[0]}" if below else ""
         raise FormatError(
-            f"{folder}: has no {RECEIPT_NAME}. Name the folder of an output of `tvmerge vector`, "
-            "`apply` or `merge`, which write one"
+            f"{folder}: has no {RECEIPT_NAME}. Name the folder of a model or vector that tvmerge "
+            f"has written{which}"
         )
     return parse_receipt(read_bounded(path, most_bytes=_LARGEST_BYTES), path)
 
