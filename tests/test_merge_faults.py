@@ -89,6 +89,23 @@ def test_an_input_reached_through_a_link_is_not_written_to(
     fails(merged, tmp_path / "link" / "out", OutputError, "Inputs are never written to")
 
 
+def test_an_input_given_by_its_index_is_not_written_to(base: Path, tuned: Path) -> None:
+    named = Checkpoint(base / "model.safetensors.index.json")
+    model = named - 0.5 * (Checkpoint(tuned) - named)
+    for place in (base, base / "out"):
+        fails(model, place, OutputError, "Inputs are never written to")
+
+
+def test_links_in_a_circle_are_not_followed(merged: Checkpoint, base: Path, tmp_path: Path) -> None:
+    (base / "code").mkdir()
+    (base / "code" / "a.py").write_text("pass")
+    (base / "code" / "again").symlink_to(base)
+    (base / "self").symlink_to(".")
+    merged.save(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out" / "code").iterdir()] == ["a.py"]
+    assert not (tmp_path / "out" / "self").exists()
+
+
 def test_an_input_given_as_a_file_is_not_written_to(tuned: Path, base: Path) -> None:
     file = tuned / "model.safetensors"
     model = Checkpoint(base) - 0.5 * (Checkpoint(file) - Checkpoint(base))

@@ -35,7 +35,9 @@ def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
         why = error.strerror if isinstance(error, OSError) else error
         raise OutputError(f"{out}: cannot write there: {why}. Name another folder") from error
     for stored in inputs:
-        for place in (stored.source, stored.folder if stored.source.is_dir() else stored.source):
+        # A single file's folder may hold anything; an index's folder is the model.
+        whole = stored.source.suffix != ".safetensors"
+        for place in (stored.source, stored.folder if whole else stored.source):
             if target == place or (place.is_dir() and place in target.parents):
                 raise OutputError(
                     f"{out}: is, or lies inside, the input {place}. Inputs are never written to: "
