@@ -10,6 +10,7 @@ journal. A batch can be run twice, even at once: docs/fleet.md says why that is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any
 from tvmerge.batches import Batch, run_batch
 from tvmerge.errors import TVMergeError
 from tvmerge.nodes import Node, is_alive, join, living_nodes, placed, refuse_versions, refuse_views
+from tvmerge.output import storage_errors
 from tvmerge.ray_session import stop
 from tvmerge.record import Record
 from tvmerge.run_options import RunOptions
@@ -166,7 +168,20 @@ def _assignments(schedule: Schedule) -> Iterator[tuple[str, int]]:
 
 def _run(batch: Batch, options: RunOptions, share: int) -> Record:
     """On a node: `share` is about what it will move in all."""
-    return run_batch(batch, options.workspace(share))
+    record = run_batch(batch, options.workspace(share))
+    for path in batch.outputs.values():
+        _flush(path)
+    return record
+
+
+def _flush(path: str) -> None:
+    """Hand what was written to the storage: once recorded it must outlive this machine's memory."""
+    with storage_errors(path):
+        file = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(file)
+        finally:
+            os.close(file)
 
 
 def _cause(error: Any, node: Node) -> Exception:
