@@ -54,6 +54,7 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
 
   const auto body = [&](unsigned /*thread*/, Share& share) {
     const Buffer buffer = make_buffer(space.bytes);
+    if (!buffer) return false;
     std::vector<DigestLanes> no_digests;
     const Reader reader(inputs, kernels, buffer.get(), no_digests, share);
     std::vector<Term> terms;
@@ -68,6 +69,7 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
                        slice.length, part.gram.data(), part.nonzero.data()});
       add_in_order(*unit, std::move(part));
     }
+    return true;
   };
   run_threads(table.count(), space.threads, body, options.progress);
   return totals;

@@ -326,11 +326,13 @@ MergeResult merge(const std::vector<std::string>& input_paths,
 
   const auto body = [&](unsigned thread, Share& share) {
     const Buffer memory = make_buffer(layout.thread_bytes());
+    if (!memory) return false;
     unsigned char* const buffer = memory.get();
     const Reader reader(inputs, kernels, buffer, seen[thread].inputs, share);
     Writer writer(sinks, buffer + layout.read_bytes, layout.slot_bytes,
                   layout.slot_count);
     merging.run(reader, writer, seen[thread], share);
+    return true;
   };
   run_threads(layout.table.count(), layout.threads, body, options.progress);
 

@@ -45,6 +45,7 @@ class Shared final : public Share {
   std::condition_variable changed;
   unsigned running;
   std::exception_ptr failure;
+  std::atomic<bool> worked{false};
 
  private:
   const std::uint64_t units_;
@@ -55,14 +56,14 @@ class Shared final : public Share {
 }  // namespace
 
 void run_threads(std::uint64_t units, unsigned threads,
-                 const std::function<void(unsigned, Share&)>& body,
+                 const std::function<bool(unsigned, Share&)>& body,
                  const std::function<void(std::uint64_t)>& progress) {
   Shared shared(units, threads);
   const auto run = [&](unsigned thread) {
     // Inherited from the caller, in whose process some library may flush subnormals to 0.
     std::fesetenv(FE_DFL_ENV);
     try {
-      body(thread, shared);
+      if (body(thread, shared)) shared.worked = true;
     } catch (...) {
       shared.fail(std::current_exception());
     }
@@ -102,6 +103,9 @@ void run_threads(std::uint64_t units, unsigned threads,
   }
   for (std::thread& thread : pool) thread.join();
   if (shared.failure) std::rethrow_exception(shared.failure);
+  if (!shared.worked) {
+    throw Error(ErrorKind::memory, "no thread can get its buffer: free some memory");
+  }
 }
 
 }  // namespace tvmerge

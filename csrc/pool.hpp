@@ -20,11 +20,12 @@ class Share {
 };
 
 // Hands the units [0, units) out in their order to threads that run `body(thread, share)`
-// each. The calling thread sleeps, and calls `progress` (may be empty) with the bytes
-// moved so far; when it or a body throws, no new unit is handed out, and the first
-// exception passes on once all threads have ended.
+// each. A body that cannot get its memory returns false before it takes a unit, and the
+// others do the work; Error(memory) if none can. The calling thread sleeps, and calls
+// `progress` (may be empty) with the bytes moved so far; when it or a body throws, no new
+// unit is handed out, and the first exception passes on once all threads have ended.
 void run_threads(std::uint64_t units, unsigned threads,
-                 const std::function<void(unsigned thread, Share& share)>& body,
+                 const std::function<bool(unsigned thread, Share& share)>& body,
                  const std::function<void(std::uint64_t)>& progress);
 
 }  // namespace tvmerge

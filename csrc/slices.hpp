@@ -58,14 +58,9 @@ struct Workspace {
 using Buffer = std::unique_ptr<unsigned char[]>;
 
 // A thread's own, made by itself and uninitialised: memory for threads that do not come
-// to run is never asked for.
+// to run is never asked for. Null where there is none.
 inline Buffer make_buffer(std::uint64_t bytes) {
-  Buffer buffer(new (std::nothrow) unsigned char[bytes]);
-  if (!buffer) {
-    throw Error(ErrorKind::memory, "cannot get a buffer of " + std::to_string(bytes) +
-                                       " bytes: use fewer threads, or free some memory");
-  }
-  return buffer;
+  return Buffer(new (std::nothrow) unsigned char[bytes]);
 }
 
 // The jobs cut into slices and numbered through, without a list as long as the model.
