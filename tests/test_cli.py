@@ -163,7 +163,7 @@ def test_an_edit_that_rounding_mostly_takes_back_is_a_warning(models: Held) -> N
 
 def test_what_an_interrupted_command_left_is_discarded_by_restart(models: Held) -> None:
     Path(".out.unfinished").mkdir()
-    Path(".out.unfinished/journal").write_text("of another time\n")
+    Path(".out.unfinished/.journal").write_text("of another time\n")
     Path(".out.unfinished/model.safetensors.part").write_text("work")
     refused = CliRunner().invoke(cli, ["apply", "base", "out", "--add", "a"])
     assert refused.exit_code == 5

@@ -347,7 +347,7 @@ def test_a_link_in_place_of_the_unfinished_folder_is_not_followed(
 def test_a_link_a_pipe_or_a_device_in_place_of_the_journal_is_not_opened(
     merged: Checkpoint, tmp_path: Path
 ) -> None:
-    journal = tmp_path / ".out.unfinished" / "journal"
+    journal = tmp_path / ".out.unfinished" / ".journal"
     letter = tmp_path / "letter.txt"
     letter.write_text("mine")
     for plant in (
@@ -374,7 +374,7 @@ def test_a_journal_that_names_no_merge_is_not_continued(
     (folder / "left").write_text("by another version")
     body = json.dumps({"format": "tvmerge journal 1", "pid": 1, "merge": merge}).encode() + b"\n"
     checksum = hashlib.blake2b(body, digest_size=8).hexdigest().encode()
-    (folder / "journal").write_bytes(checksum + b" " + body)
+    (folder / ".journal").write_bytes(checksum + b" " + body)
     with pytest.raises(OutputError, match="--restart"):
         merged.save(tmp_path / "out")
     assert (folder / "left").exists()

@@ -147,10 +147,10 @@ def test_a_journal_cut_off_anywhere_costs_only_what_it_does_not_say(
 ) -> None:
     chosen = random.Random(1)
     folder = interrupt(model, tmp_path / "out", 4)
-    full = (folder / "journal").read_bytes()
+    full = (folder / ".journal").read_bytes()
     header = full.index(b"\n") + 1
     for cut in sorted(chosen.sample(range(header, len(full)), 8), reverse=True):
-        (folder / "journal").write_bytes(full[:cut] + b"\0\xff" * chosen.randrange(3))
+        (folder / ".journal").write_bytes(full[:cut] + b"\0\xff" * chosen.randrange(3))
         records = full[:cut].count(b"\n") - 1
         report = save(model, tmp_path / "out")
         assert (report.resumed_bytes > 0) == (records > 0)
@@ -163,7 +163,7 @@ def test_a_journal_cut_off_anywhere_costs_only_what_it_does_not_say(
 
 def test_no_damage_to_a_journal_is_taken_for_a_record(model: Checkpoint, tmp_path: Path) -> None:
     folder = interrupt(model, tmp_path / "out", 3)
-    text = (folder / "journal").read_bytes()
+    text = (folder / ".journal").read_bytes()
     values, length = parse(text)
     assert (len(values), length) == (4, len(text))
     lines = [position for position, byte in enumerate(text) if byte == ord("\n")]
@@ -243,7 +243,7 @@ def test_another_merges_work_is_not_taken_for_ones_own(model: Checkpoint, tmp_pa
 
 def test_a_journal_that_says_nothing_is_not_thrown_away(model: Checkpoint, tmp_path: Path) -> None:
     folder = interrupt(model, tmp_path / "out", 3)
-    journal = folder / "journal"
+    journal = folder / ".journal"
     journal.write_bytes(b"x" + journal.read_bytes()[1:])
     refused(model, tmp_path / "out", "whose journal cannot be read")
 

@@ -95,11 +95,11 @@ def phase(place: Path) -> str:
         return "published"
     if not unfinished.exists():
         return "planning"
-    if not (unfinished / "journal").exists():
+    if not (unfinished / ".journal").exists():
         return "publishing" if any(unfinished.rglob("*.safetensors")) else "laying out"
     if any(unfinished.rglob("*.safetensors")):
         return "finishing"
-    batches = (unfinished / "journal").read_bytes().count(b"\n") - 1
+    batches = (unfinished / ".journal").read_bytes().count(b"\n") - 1
     return "writing" if batches > 0 else "laying out"
 
 

@@ -143,7 +143,7 @@ def test_a_place_that_is_written_to_is_refused(
     assert {path.name for path in place.iterdir()} == {"base", "tuned", "out"}
 
 
-@pytest.mark.parametrize("name", [UNFINISHED, f"{UNFINISHED}/journal"])
+@pytest.mark.parametrize("name", [UNFINISHED, f"{UNFINISHED}/.journal"])
 def test_a_link_in_the_place_of_a_merge_is_not_followed(
     name: str, disk: FaultyDisk, place: Path
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_link_in_the_place_of_a_merge_is_not_followed(
     (place / "mine" / "thesis.txt").write_text("all of it")
     link = place / name
     link.parent.mkdir(exist_ok=True)
-    link.symlink_to(place / "mine" / ("thesis.txt" if link.name == "journal" else ""))
+    link.symlink_to(place / "mine" / ("thesis.txt" if link.name == ".journal" else ""))
     ended = disk.run(MERGE, place)
     assert ended.exit_code == 5, ended.said
     assert "cannot write there" in ended.said

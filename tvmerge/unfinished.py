@@ -28,7 +28,7 @@ from tvmerge.journal import Journal
 
 _SUFFIX = ".unfinished"
 _PART = ".part"
-_JOURNAL = "journal"
+_JOURNAL = ".journal"  # hidden: no file that is copied from a base has such a name
 # In each of them another process has published or removed the folder between two calls.
 _TRIES = 1000
 # What renaming a folder says where a full folder, or a file, has the name.

@@ -74,7 +74,7 @@ def parse_sound_receipt(case: bytes) -> bool:
 def journal() -> bytes:
     """A journal's file: the merge, two batches, another process in between."""
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "journal"
+        path = Path(folder) / ".journal"
         opened = Journal.open(path)
         opened.begin({"out": "x", "inputs": [["/models/base", 1234, 17]], "coefficients": [1.5]})
         for number in (0, 1):
@@ -108,7 +108,7 @@ def make_journal(random: Random) -> bytes:
 
 def parse_journal(case: bytes) -> bool:
     """What holds is kept as it was, what follows is cut off, and the same is read again."""
-    path = own_folder() / "journal"
+    path = own_folder() / ".journal"
     path.write_bytes(case)
     opened = Journal.open(path)
     opened.close()
