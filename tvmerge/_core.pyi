@@ -3,9 +3,7 @@
 from collections.abc import Callable, Sequence
 
 class Source:
-    def __init__(
-        self, file: int, offset_bytes: int, dtype: str, digested: bool = ...
-    ) -> None: ...
+    def __init__(self, file: int, offset_bytes: int, dtype: str, digested: bool = ...) -> None: ...
 
 class Output:
     def __init__(
