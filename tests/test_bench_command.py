@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,16 +13,19 @@ import pytest
 from checkpoints import digests, read_model
 from click.testing import CliRunner, Result
 
-from tvmerge import random_model
+from tvmerge import Checkpoint, random_model
 from tvmerge.cli import cli
 from tvmerge.random_model import write_random_model
+from tvmerge.receipt import RECEIPT_NAME
+from tvmerge.receipt_parsing import parse_receipt
 from tvmerge.stored import open_stored
 
 
 @pytest.fixture(autouse=True)
-def no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_peers(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Only what every system has: whether mergekit is there must not decide a test."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 def run(*args: str) -> Result:
@@ -145,3 +149,23 @@ def test_large_random_models_are_sharded(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(stored.shards) > 2
     assert stored.size_bytes == size
     assert stored.slots.keys() == read_model(tmp_path / "base").keys()
+
+
+def test_receipts_after_a_benchmark_tell_the_share_of_the_floor(tmp_path: Path) -> None:
+    def share(out: str) -> float | None:
+        base, one = (Checkpoint(tmp_path / name) for name in ("base", "one"))
+        (base - 0.5 * (one - base)).save(tmp_path / out, threads=1)
+        found = parse_receipt((tmp_path / out / RECEIPT_NAME).read_bytes()).run["io_floor_share"]
+        assert found is None or isinstance(found, float)
+        return found
+
+    for number, name in enumerate(("base", "one")):
+        write_random_model(tmp_path / name, 1e6, tuned=number)
+    assert share("before") is None
+    models = [str(tmp_path / name) for name in ("base", "one")]
+    answer(*models, "--rounds", "1", "--threads", "1", "--dir", str(tmp_path))
+    after = share("after")
+    assert after is not None and after > 0
+    # A damaged memory is no memory.
+    next(Path(os.environ["XDG_CACHE_HOME"]).rglob("floor.json")).write_text("[" * 100_000)
+    assert share("damaged") is None

@@ -18,6 +18,7 @@ from tvmerge import _core
 from tvmerge.digest import bytes_digest
 from tvmerge.dtype import parse_dtype
 from tvmerge.file_records import other_record, read_head, weights_record
+from tvmerge.floor_memory import share_of_floor
 from tvmerge.receipt import (
     MODEL,
     RECEIPT_NAME,
@@ -63,7 +64,7 @@ def make_receipt(
         inputs=tuple(_input(stored, terms.get(stored, 0.0), read) for stored in inputs),
         files=tuple(sorted(files, key=lambda record: record.name)),
         tensors=_tensors(result, number),
-        run=_run(result),
+        run=_run(result, folder),
     )
 
 
@@ -113,9 +114,10 @@ def _others(
         yield FileRecord(name, len(content), bytes_digest([content]))
 
 
-def _run(result: Result) -> dict[str, Any]:
+def _run(result: Result, folder: Path) -> dict[str, Any]:
     """All that may differ from one run of the same merge to the next."""
     moved = result.bytes_read + result.bytes_written - result.resumed_bytes
+    threads = result.options.thread_count()
     return {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": result.seconds,
@@ -123,8 +125,8 @@ def _run(result: Result) -> dict[str, Any]:
         "bytes_written": result.bytes_written,
         "resumed_bytes": result.resumed_bytes,
         "gb_per_second": moved / 1e9 / result.seconds if result.seconds else None,
-        "io_floor_share": None,
-        "threads": result.options.thread_count(),
+        "io_floor_share": share_of_floor(folder, threads, moved, result.seconds),
+        "threads": threads,
         "isa": result.options.isa or _core.available_isas()[0],
         "host": platform.node(),
         "python": platform.python_version(),

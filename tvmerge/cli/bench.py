@@ -17,6 +17,7 @@ from tvmerge.cli.options import RunFlags, run_options
 from tvmerge.cli.printing import print_json, print_table, size
 from tvmerge.contenders import FLOOR, MERGEKIT, TVMERGE, Contest, Results, compete
 from tvmerge.errors import OutputError
+from tvmerge.floor_memory import remember
 from tvmerge.hub import resolve
 from tvmerge.output import storage_errors
 from tvmerge.plan import plan_checkpoint
@@ -77,6 +78,8 @@ def bench(
         check_space(place, contest.plan.output_bytes, shutil.disk_usage(place).free)
         results = compete(contest, rounds, told)
     found = _found(contest, results)
+    rate = (found["bytes_read"] + found["bytes_written"]) / results.timings[FLOOR].median
+    remember(folder, contest.options.thread_count(), rate)
     if flags.as_json:
         print_json(found)
     elif not flags.quiet:
