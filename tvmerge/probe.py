@@ -7,6 +7,7 @@ destination. What was written is removed, what was read leaves the page cache as
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +25,12 @@ from tvmerge.page_cache import PageCache
 from tvmerge.plan import Plan
 from tvmerge.run_options import RunOptions, Workspace
 
-BUDGET_SECONDS = 0.7
+BUDGET_SECONDS = 1.0
 # Steps of this share of the whole come to lie evenly, however many are taken.
 _GOLDEN = 0.618033988749895
+# Several of them in the time, each large enough that its start does not count.
+_BATCH_BYTES = 256 * 1024 * 1024
+_PART = 2**24
 # Of less than this the time cannot be told from the noise of the rest.
 _FETCHED_BYTES = 8 * 1024 * 1024
 _ARITHMETIC_ROUNDS = 2
@@ -74,7 +78,13 @@ def probe(
         started = monotonic()
         outputs.make()
         fixed_seconds = monotonic() - started
-        batches = cut(plan, outputs.paths, batch_bytes=options.batch_bytes)
+        batches = cut(
+            plan,
+            outputs.paths,
+            batch_bytes=min(options.batch_bytes, _BATCH_BYTES),
+            part_elements=_PART,
+            part_bytes=_PART,
+        )
         caches = page_caches(plan)
         parts = [load_of(batch, caches) for batch in batches]
         workspace = options.workspace(sum(batch.bytes_to_move for batch in batches))
@@ -134,30 +144,45 @@ class _Sample:
         self._fetched: list[tuple[int, float]] = []
 
     def run(self, batches: Sequence[tuple[Batch, Load]], budget_seconds: float) -> None:
-        """Run batches, those that are cached and those that are not in turn, until time is up."""
-        spread = [batches[n] for n in sorted(range(len(batches)), key=lambda n: n * _GOLDEN % 1)]
+        """Run batches that are not cached, then others, until the time is up; one at least."""
         most = max((load.uncached_bytes for _, load in batches), default=0)
-        waiting: tuple[list[tuple[Batch, Load]], ...] = ([], [])
-        for batch, load in spread:
-            waiting[load.uncached_bytes >= max(most / 2, _FETCHED_BYTES)].append((batch, load))
+        least = max(most / 2, _FETCHED_BYTES)
+        uncached = [one for one in batches if one[1].uncached_bytes >= least]
+        spread = [batches[n] for n in sorted(range(len(batches)), key=lambda n: n * _GOLDEN % 1)]
         started = monotonic()
-        while any(waiting):
-            for kind in waiting:
-                if kind:
-                    self._take(*kind.pop(0))
-            if monotonic() - started >= budget_seconds:
-                return
-
-    def _take(self, batch: Batch, load: Load) -> None:
-        seconds = run_batch(batch, self.workspace).seconds
-        self.taken.append(batch)
-        if load.uncached_bytes >= _FETCHED_BYTES and not self.workspace.drop_behind:
+        # A part in one piece, as the merge goes: the kernel reads ahead of one batch into the next.
+        piece = uncached[len(uncached) // 3 :]
+        times = self._run(piece, budget_seconds / 2)
+        if times and not self.workspace.drop_behind:
             self.outputs.make()
-            again = run_batch(batch, self.workspace).seconds
-            self._fetched.append((load.uncached_bytes, max(0.0, seconds - again)))
-            seconds = again
-        # Files that leave the cache at once: the disk's part cannot be told from the merge's.
-        self._merged.append((load.bytes_to_move, seconds))
+            again = self._run(piece[: len(times)], math.inf)
+            self._fetched += [
+                (load.uncached_bytes, first - second)
+                for (_, load), first, second in zip(piece, times, again, strict=False)
+            ]
+            times = again
+        # Where files leave the cache at once, the disk's time cannot be told from the merge's.
+        self._merged += [
+            (load.bytes_to_move, t) for (_, load), t in zip(piece, times, strict=False)
+        ]
+        self.taken += [batch for batch, _ in piece[: len(times)]]
+        rest = [one for one in spread if one[1].uncached_bytes < least]
+        left = budget_seconds - (monotonic() - started)
+        if not self.taken or left > 0:
+            times = self._run(rest, left)
+            self._merged += [
+                (load.bytes_to_move, t) for (_, load), t in zip(rest, times, strict=False)
+            ]
+            self.taken += [batch for batch, _ in rest[: len(times)]]
+
+    def _run(self, batches: Sequence[tuple[Batch, Load]], budget_seconds: float) -> list[float]:
+        """The seconds of the batches that the budget has time for, but of one at least."""
+        times: list[float] = []
+        for batch, _ in batches:
+            times.append(run_batch(batch, self.workspace).seconds)
+            if sum(times) >= budget_seconds:
+                break
+        return times
 
     @property
     def merge_rate(self) -> float:
@@ -170,7 +195,7 @@ class _Sample:
     def fetch_rate(self) -> float | None:
         """Uncached bytes per second that reading them adds; None where it adds nothing."""
         seconds = sum(seconds for _, seconds in self._fetched)
-        return sum(fetched for fetched, _ in self._fetched) / seconds if seconds else None
+        return sum(fetched for fetched, _ in self._fetched) / seconds if seconds > 0 else None
 
     def forget(self) -> None:
         """Drop from the page cache the ranges of which next to nothing was in it before."""
