@@ -154,15 +154,16 @@ def test_large_random_models_are_sharded(tmp_path: Path, monkeypatch: pytest.Mon
 def test_receipts_after_a_benchmark_tell_the_share_of_the_floor(tmp_path: Path) -> None:
     def share(out: str) -> float | None:
         base, one = (Checkpoint(tmp_path / name) for name in ("base", "one"))
-        (base - 0.5 * (one - base)).save(tmp_path / out, threads=1)
+        (base - 1.5 * (one - base)).save(tmp_path / out, threads=1)
         found = parse_receipt((tmp_path / out / RECEIPT_NAME).read_bytes()).run["io_floor_share"]
         assert found is None or isinstance(found, float)
         return found
 
-    for number, name in enumerate(("base", "one")):
+    names = ("base", "one", "two", "three")
+    for number, name in enumerate(names):
         write_random_model(tmp_path / name, 1e6, tuned=number)
     assert share("before") is None
-    models = [str(tmp_path / name) for name in ("base", "one")]
+    models = [str(tmp_path / name) for name in names]
     answer(*models, "--rounds", "1", "--threads", "1", "--dir", str(tmp_path))
     after = share("after")
     assert after is not None and after > 0
