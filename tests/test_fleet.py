@@ -3,144 +3,67 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from small_checkpoints import write
+from fleet_cluster import (
+    OPTIONS,
+    TENSORS,
+    WatchedFleet,
+    batches_of,
+    children,
+    files,
+    kill,
+    local_cluster,
+    merged_here,
+    node_in_a_world_of_its_own,
+    occupied,
+    order,
+    other_nodes,
+    wait_for_answer,
+    write_models,
+)
 
-from tvmerge import Checkpoint
-from tvmerge.batches import Batch, cut
+from tvmerge.batches import Batch
 from tvmerge.errors import ConfigError, StorageError
 from tvmerge.fleet import Fleet
 from tvmerge.merge import save
-from tvmerge.nodes import Node, living_nodes, placed
-from tvmerge.order import MODEL, Order, Variant
-from tvmerge.ray_session import ENVIRONMENT
+from tvmerge.nodes import living_nodes
 from tvmerge.record import Record
 from tvmerge.run_options import RunOptions
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
-NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
-# A batch for every tensor.
-OPTIONS = RunOptions(batch_bytes=1)
-TENSORS = 60
-
-
-class WatchedFleet(Fleet):
-    """Knows what it has sent where."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(address, OPTIONS)
-        self.sent: dict[str, list[int]] = defaultdict(list)
-
-    def _send(self, node: Node, batch: Batch, share: int) -> Any:
-        self.sent[node.id].append(batch.number)
-        return super()._send(node, batch, share)
+# A test run in the background starts with interrupts ignored.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from tvmerge.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Three nodes on this machine; this process has joined the first."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        import ray
-        from ray.cluster_utils import Cluster
-
-        head = NODE | {"include_dashboard": False}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(2):
-            cluster.add_node(**NODE)
-        ray.init(cluster.address, logging_level=logging.ERROR, log_to_driver=False)
-        try:
-            yield cluster
-        finally:
-            ray.shutdown()
-            cluster.shutdown()
+    with local_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """The folder that all nodes see, with a base and a fine-tune."""
-    folder = tmp_path / "shared"
-    for name, seed in (("base", 1), ("tuned", 2)):
-        generator = np.random.default_rng(seed)
-        write(
-            folder / name,
-            {
-                f"model.layers.{n}.mlp.weight": generator.standard_normal(
-                    (64, 64 + n), dtype=np.float32
-                )
-                for n in range(TENSORS)
-            },
-        )
-    return folder
-
-
-def order(shared: Path) -> Order:
-    base, tuned = Checkpoint(shared / "base"), Checkpoint(shared / "tuned")
-    model = base - 0.5 * (tuned - base)
-    return Order(kind=MODEL, donor=base.donor, variants=(Variant(coefficients=model.coefficients),))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """All bytes but those of the receipt that tell of the run."""
-    found = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    receipt = json.loads(found["tvmerge_receipt.json"])
-    del receipt["run"], receipt["digest"]
-    return found | {"tvmerge_receipt.json": json.dumps(receipt).encode()}
-
-
-def merged_here(shared: Path) -> dict[str, bytes]:
-    # Under the same name as the others, since the card has it.
-    save(order(shared), shared / "here" / "out", OPTIONS)
-    return files(shared / "here" / "out")
-
-
-@contextmanager
-def occupied(node: Node) -> Iterator[None]:
-    """The node's CPUs are busy with somebody else's task."""
-    import ray
-
-    options = placed(node, cpus=node.cpus)
-    del options["max_retries"]  # actors have none
-
-    @ray.remote
-    class Holder:
-        def ready(self) -> None:
-            pass
-
-    holder = Holder.options(**options).remote()
-    ray.get(holder.ready.remote())
-    try:
-        yield
-    finally:
-        ray.kill(holder)
-
-
-def other_nodes(cluster: Cluster) -> list[Node]:
-    """The nodes that this process has not joined."""
-    head = cluster.head_node.node_id
-    return [node for node in living_nodes().values() if node.id != head]
-
-
-def kill(cluster: Cluster, node: Node) -> None:
-    (victim,) = (found for found in cluster.worker_nodes if found.node_id == node.id)
-    cluster.remove_node(victim, allow_graceful=False)
+    """The folder that all nodes see."""
+    return write_models(tmp_path / "shared")
 
 
 def test_several_nodes_write_the_bytes_of_one_machine(cluster: Cluster, shared: Path) -> None:
@@ -203,13 +126,29 @@ def test_command_spreads_a_merge_over_a_cluster(cluster: Cluster, shared: Path) 
     assert weights == merged_here(shared)["model.safetensors"]
 
 
-def batches_of(shared: Path) -> tuple[Batch, ...]:
-    """Batches as a merge has them, with the output file in its place."""
-    plan = order(shared).plan()
-    (out,) = plan.shards
-    path = shared / "model.part"
-    path.write_bytes(out.head.ljust(out.size_bytes, b"\0"))
-    return cut(plan, [path], batch_bytes=1)
+def test_control_c_ends_the_command_and_its_tasks_without_a_trace(
+    cluster: Cluster, shared: Path
+) -> None:
+    arguments = ["apply", "base", "out", "--subtract", "tuned", "--ray-address", cluster.address]
+    with ExitStack() as busy:
+        for node in living_nodes().values():
+            busy.enter_context(occupied(node))
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTIBLE, *arguments],
+            cwd=shared,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 60
+        while not (shared / ".out.unfinished" / "model.safetensors.part").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "Interrupted\n")
+    assert sorted(path.name for path in shared.iterdir()) == ["base", "tuned"]
 
 
 def test_error_on_a_node_arrives_with_its_name(cluster: Cluster, shared: Path) -> None:
@@ -221,35 +160,6 @@ def test_error_on_a_node_arrives_with_its_name(cluster: Cluster, shared: Path) -
         pytest.raises(StorageError, match=r"^node .*tuned/model.safetensors: no data at byte"),
     ):
         list(fleet.run(batches))
-
-
-@contextmanager
-def node_in_a_world_of_its_own(cluster: Cluster, world: str) -> Iterator[None]:
-    """One more node, started when the shell commands `world` have changed its view of the files."""
-    start = f"{sys.executable} -m ray.scripts.scripts start --block --address={cluster.address}"
-    start += f" --num-cpus=1 --object-store-memory={NODE['object_store_memory']}"
-    process = subprocess.Popen(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", f"{world} && exec {start}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    before = len(living_nodes())
-    try:
-        while len(living_nodes()) == before:
-            if process.poll() is not None:
-                pytest.skip(f"no mount namespaces here: {process.communicate()[0][-300:]}")
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield
-    finally:
-        process.terminate()
-        process.communicate()
-        while len(living_nodes()) > before:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
 
 
 def test_node_that_does_not_see_the_files_is_refused_by_name(
@@ -279,6 +189,39 @@ def test_node_with_a_copy_of_all_files_on_its_own_disk_is_refused(
         pytest.raises(StorageError, match=r"expected .*/model.part as it is here"),
     ):
         list(fleet.run(batches))
+
+
+def test_node_that_falls_silent_holds_nothing_up_and_may_write_on_when_it_wakes(
+    cluster: Cluster, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing there ends when it is told to; Ray must not find out within the test.
+    monkeypatch.setattr("tvmerge.ray_session.STOP_SECONDS", 1.0)
+    silent = other_nodes(cluster)[0]
+    (found,) = (node for node in cluster.worker_nodes if node.node_id == silent.id)
+    raylet = found.all_processes["raylet"][0].process.pid
+    fleet = WatchedFleet(cluster.address)
+    stopped: list[int] = []
+
+    def silencing(batches: Sequence[Batch]) -> Iterator[Record]:
+        for done, record in enumerate(fleet.run(batches)):
+            yield record
+            if done == 5:
+                stopped.extend([raylet, *children(raylet)])
+                for process in stopped:
+                    os.kill(process, signal.SIGSTOP)
+
+    try:
+        with fleet:
+            save(order(shared), shared / "out", OPTIONS, run=silencing)
+        published = files(shared / "out")
+    finally:
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
+    wait_for_answer(silent)
+    assert len(stopped) > 1
+    assert published == files(shared / "out") == merged_here(shared)
+    elsewhere = {n for node, sent in fleet.sent.items() if node != silent.id for n in sent}
+    assert elsewhere & set(fleet.sent[silent.id])
 
 
 def test_work_of_a_node_killed_midway_is_done_by_the_rest(cluster: Cluster, shared: Path) -> None:

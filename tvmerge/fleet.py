@@ -26,6 +26,7 @@ from tvmerge.run_options import RunOptions
 from tvmerge.schedule import AHEAD, Schedule
 
 POLL_SECONDS = 0.25
+COPY_SECONDS = 5.0
 
 
 class Fleet:
@@ -75,19 +76,17 @@ class Fleet:
         ahead = AHEAD if self._options.threads is None else 1
         schedule = Schedule(sizes, self._nodes, ahead=ahead)
         share = sum(sizes.values()) // len(self._nodes)
-        try:
-            while not schedule.finished:
-                for node, number in _assignments(schedule):
-                    ref = self._send(self._nodes[node], numbered[number], share)
-                    self._running[ref] = (node, number)
-                if not self._running:
-                    raise TVMergeError(
-                        f"all {len(self._nodes)} nodes are lost: their workers died. See the "
-                        "logs of Ray, and whether the nodes have enough memory"
-                    )
-                yield from self._records(schedule)
-        finally:
-            self._stop()
+        while not schedule.finished:
+            for node, number in _assignments(schedule):
+                ref = self._send(self._nodes[node], numbered[number], share)
+                self._running[ref] = (node, number)
+            if not self._running:
+                raise TVMergeError(
+                    f"all {len(self._nodes)} nodes are lost: their workers died. See the "
+                    "logs of Ray, and whether the nodes have enough memory"
+                )
+            yield from self._records(schedule)
+        self._let_end()
 
     def _send(self, node: Node, batch: Batch, share: int) -> Any:
         import ray
@@ -117,7 +116,6 @@ class Fleet:
                     continue
                 record = None
             if schedule.done(name, number) and record is not None:
-                self._call_off(number)
                 yield record
 
     def _bury(self, schedule: Schedule, name: str, number: int, error: Exception) -> None:
@@ -130,22 +128,22 @@ class Fleet:
         if not is_alive(name):
             schedule.lose(name)
 
-    def _call_off(self, number: int) -> None:
-        """Stop the copy of a batch that another node has finished."""
+    def _let_end(self) -> None:
+        """Wait a moment for copies of finished batches; stop what is stuck or has not begun."""
         import ray
 
-        for ref, (_, other) in self._running.items():
-            if other == number:
-                ray.cancel(ref)
-
-    def _stop(self) -> None:
         refs, self._running = list(self._running), {}
         if refs:
-            stop(refs)
+            _, stuck = ray.wait(refs, num_returns=len(refs), timeout=COPY_SECONDS)
+            stop(stuck)
 
     def _leave(self) -> None:
+        refs, self._running = list(self._running), {}
         try:
-            self._stop()
+            # Leaving Ray ends this process's tasks everywhere. Cancelling them first would be a
+            # risk: Ray aborts the process if a task ends in that very moment (seen with 2.60).
+            if not self._started:
+                stop(refs)
         finally:
             if self._started:
                 import ray

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tvmerge.batches import Batch
 from tvmerge.errors import ConfigError, StorageError, TVMergeError
-from tvmerge.ray_session import connect, stop
+from tvmerge.ray_session import connect
 from tvmerge.version import __version__
 
 Answer = TypeVar("Answer")
@@ -180,12 +180,8 @@ def _answers(
     asked = list(nodes)
     while asked:
         refs = {remote.options(**placed(node, cpus=0)).remote(*arguments): node for node in asked}
-        silent: list[Any] = list(refs)
-        try:
-            seconds = max(0.0, deadline - time.monotonic())
-            _, silent = ray.wait(silent, num_returns=len(refs), timeout=seconds)
-        finally:
-            stop(silent)
+        seconds = max(0.0, deadline - time.monotonic())
+        _, silent = ray.wait(list(refs), num_returns=len(refs), timeout=seconds)
         asked = []
         for ref, node in refs.items():
             answer, reached = (_SILENT, True) if ref in silent else _answer(ref)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -22,9 +23,12 @@ STOP_SECONDS = 10.0
 
 
 def connect(address: str | None, *, cpus: int | None, gpus: int | None) -> bool:
-    """Start a Ray on this machine, or join the one at `address`; False if it is there already."""
+    """Start a Ray on this machine, or join the one at `address`; False if it is there already.
+
+    Ctrl-C waits until then: Ray, interrupted while it begins, crashes when the process ends.
+    """
     # Workers of a Ray that starts here inherit this environment.
-    with _environment(ENVIRONMENT):
+    with _environment(ENVIRONMENT), _uninterrupted():
         import ray
 
         if ray.is_initialized():  # ours already, or the caller's own
@@ -71,3 +75,12 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[key]
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
