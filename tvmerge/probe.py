@@ -1,5 +1,7 @@
 """Measures how fast this machine does a merge, by doing a small part of it for about a second.
 
+Where much has to be read from the disk, it takes about three: disks come up to speed slowly.
+
 Some of the merge's own batches, spread over the model, are run as the merge runs them: reading the
 real inputs, those in the page cache and those on the disk apart, writing to the file system of the
 destination. What was written is removed, what was read leaves the page cache as it was.
@@ -26,6 +28,8 @@ from tvmerge.plan import Plan
 from tvmerge.run_options import RunOptions, Workspace
 
 BUDGET_SECONDS = 1.0
+# What reading from the disk may take beyond that, as a share of it.
+_DISK_SHARE = 1.5
 # Steps of this share of the whole come to lie evenly, however many are taken.
 _GOLDEN = 0.618033988749895
 # Several of them in the time, each large enough that its start does not count.
@@ -152,7 +156,7 @@ class _Sample:
         started = monotonic()
         # A part in one piece, as the merge goes: the kernel reads ahead of one batch into the next.
         piece = uncached[len(uncached) // 3 :]
-        times = self._run(piece, budget_seconds / 2)
+        times = self._run(piece, budget_seconds * _DISK_SHARE)
         if times and not self.workspace.drop_behind:
             self.outputs.make()
             again = self._run(piece[: len(times)], math.inf)
@@ -194,8 +198,11 @@ class _Sample:
     @property
     def fetch_rate(self) -> float | None:
         """Uncached bytes per second that reading them adds; None where it adds nothing."""
-        seconds = sum(seconds for _, seconds in self._fetched)
-        return sum(fetched for fetched, _ in self._fetched) / seconds if seconds > 0 else None
+        # Virtual disks come up to speed while they are read: the last third of the time is like
+        # the rest of the merge.
+        counted = self._fetched[-(-len(self._fetched) * 2 // 3) :] or self._fetched
+        seconds = sum(seconds for _, seconds in counted)
+        return sum(fetched for fetched, _ in counted) / seconds if seconds > 0 else None
 
     def forget(self) -> None:
         """Drop from the page cache the ranges of which next to nothing was in it before."""

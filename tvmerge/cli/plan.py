@@ -47,8 +47,8 @@ def plan(
     """Say what the merge of the recipe CONFIG into OUT would take, or why it cannot run.
 
     With --add or --subtract, CONFIG is a BASE as in `tvmerge apply`. Ends with the exit code that
-    the merge would end with. About a second is spent on doing a part of the merge, so that the
-    time can be told; what that writes beside OUT (or here) is removed again.
+    the merge would end with. One to three seconds are spent on doing a part of the merge, so that
+    the time can be told; what that writes beside OUT (or here) is removed again.
     """
     started = time.monotonic()
     model, dtype = _merge(config, added, subtracted, dtype)
