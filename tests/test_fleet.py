@@ -122,6 +122,8 @@ def test_command_spreads_a_merge_over_a_cluster(cluster: Cluster, shared: Path) 
     )
     assert done.stderr == ""
     assert json.loads(done.stdout)["combined_tensors"] == TENSORS
+    receipt = json.loads((shared / "out" / "tvmerge_receipt.json").read_bytes())
+    assert receipt["run"]["threads"] is receipt["run"]["io_floor_share"] is None
     weights = (shared / "out" / "model.safetensors").read_bytes()
     assert weights == merged_here(shared)["model.safetensors"]
 

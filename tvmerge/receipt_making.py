@@ -118,6 +118,8 @@ def _run(result: Result, folder: Path) -> dict[str, Any]:
     """All that may differ from one run of the same merge to the next."""
     moved = result.bytes_read + result.bytes_written - result.resumed_bytes
     threads = result.options.thread_count()
+    # Of several machines (ray_address) the floor is not known, nor are all their threads.
+    alone = result.options.ray_address is None
     return {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": result.seconds,
@@ -125,8 +127,10 @@ def _run(result: Result, folder: Path) -> dict[str, Any]:
         "bytes_written": result.bytes_written,
         "resumed_bytes": result.resumed_bytes,
         "gb_per_second": moved / 1e9 / result.seconds if result.seconds else None,
-        "io_floor_share": share_of_floor(folder, threads, moved, result.seconds),
-        "threads": threads,
+        "io_floor_share": (
+            share_of_floor(folder, threads, moved, result.seconds) if alone else None
+        ),
+        "threads": threads if alone else None,
         "isa": result.options.isa or _core.available_isas()[0],
         "host": platform.node(),
         "python": platform.python_version(),
