@@ -1,6 +1,6 @@
-"""Generates checkpoints of a chosen size for benchmarks: a Llama's tensors, random, in bfloat16.
+"""Generates checkpoints of a chosen size for benchmarks: a Llama's tensors, random.
 
-    python -m benchmarks.models OUT --parameters 1.1e9 --tuned 3
+    python -m benchmarks.models OUT --parameters 1.1e9 --tuned 3 --dtype bfloat16
 
 The tuned models differ from the base as fine-tunes do: each element moves by about 1 %.
 """
@@ -21,6 +21,13 @@ VOCABULARY = 32_000
 # Random numbers are drawn once and reused at a moving offset: a disk does not care, and a large
 # model is made in seconds.
 POOL_ELEMENTS = 1 << 24
+DTYPES = {
+    "bfloat16": ml_dtypes.bfloat16,
+    "float16": np.float16,
+    "float32": np.float32,
+    "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
+    "float8_e5m2": ml_dtypes.float8_e5m2,
+}
 
 
 def shapes(parameters: float) -> dict[str, tuple[int, ...]]:
@@ -48,7 +55,15 @@ def shapes(parameters: float) -> dict[str, tuple[int, ...]]:
     return found | {"model.norm.weight": (width,), "lm_head.weight": (vocabulary, width)}
 
 
-def write(folder: Path, parameters: float, seed: int) -> int:
+def many_small(count: int) -> dict[str, tuple[int, ...]]:
+    """As many tensors, most of them of a few KiB: what a merge costs apart from its bytes."""
+    found = shapes(1e5)
+    return found | {f"model.small.{number}.weight": (1024,) for number in range(count - len(found))}
+
+
+def write(
+    folder: Path, tensors: dict[str, tuple[int, ...]], seed: int, dtype: str = "bfloat16"
+) -> int:
     """Write one sharded checkpoint; returns its size in bytes. Existing ones are kept."""
     done = folder / "config.json"
     if done.exists():
@@ -56,12 +71,11 @@ def write(folder: Path, parameters: float, seed: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     pool = np.random.default_rng(0).standard_normal(POOL_ELEMENTS, dtype=np.float32) * 0.02
     move = np.random.default_rng(seed).standard_normal(POOL_ELEMENTS, dtype=np.float32) * 2e-4
-    values = (pool + (move if seed else 0)).astype(ml_dtypes.bfloat16)
+    values = (pool + (move if seed else 0)).astype(DTYPES[dtype])
     shards: list[dict[str, np.ndarray]] = [{}]
     held = 0
-    tensors = shapes(parameters)
     for number, (name, shape) in enumerate(tensors.items()):
-        tensor = np.resize(np.roll(values, number * 4099), math.prod(shape)).reshape(shape)
+        tensor = _draw(values, number * 4099 % POOL_ELEMENTS, math.prod(shape)).reshape(shape)
         if held and held + tensor.nbytes > SHARD_BYTES:
             shards.append({})
             held = 0
@@ -72,14 +86,20 @@ def write(folder: Path, parameters: float, seed: int) -> int:
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
-    total = sum(2 * math.prod(shape) for shape in tensors.values())
+    total = sum(values.itemsize * math.prod(shape) for shape in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    done.write_text(json.dumps(_config(tensors), indent=2))
+    done.write_text(json.dumps(_config(tensors, dtype), indent=2))
     return total
 
 
-def _config(tensors: dict[str, tuple[int, ...]]) -> dict[str, object]:
+def _draw(values: np.ndarray, start: int, count: int) -> np.ndarray:
+    if start + count <= POOL_ELEMENTS:
+        return values[start : start + count]
+    return np.resize(np.roll(values, -start), count)
+
+
+def _config(tensors: dict[str, tuple[int, ...]], dtype: str) -> dict[str, object]:
     vocabulary, width = tensors["model.embed_tokens.weight"]
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -91,7 +111,7 @@ def _config(tensors: dict[str, tuple[int, ...]]) -> dict[str, object]:
         "num_key_value_heads": max(1, tensors["model.layers.0.self_attn.k_proj.weight"][0] // 64),
         "vocab_size": vocabulary,
         "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": dtype,
     }
 
 
@@ -99,11 +119,14 @@ def _config(tensors: dict[str, tuple[int, ...]]) -> dict[str, object]:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--parameters", default=1.1e9, show_default=True)
 @click.option("--tuned", default=3, show_default=True, help="Fine-tunes beside the base.")
-def main(out: Path, parameters: float, tuned: int) -> None:
+@click.option("--dtype", type=click.Choice(tuple(DTYPES)), default="bfloat16", show_default=True)
+@click.option("--tensors", type=int, help="Instead: so many tensors, nearly all of them small.")
+def main(out: Path, parameters: float, tuned: int, dtype: str, tensors: int | None) -> None:
     """Write OUT/base and OUT/tuned1, OUT/tuned2, ..."""
+    chosen = many_small(tensors) if tensors else shapes(parameters)
     for number in range(tuned + 1):
         name = f"tuned{number}" if number else "base"
-        click.echo(f"{out / name}: {write(out / name, parameters, number):,} bytes")
+        click.echo(f"{out / name}: {write(out / name, chosen, number, dtype):,} bytes")
 
 
 if __name__ == "__main__":
