@@ -33,14 +33,15 @@ format: $(VENV)/check
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp
 
-## The engine against numpy, mergekit, and cat + cp. PARAMETERS=1.1e9 for a large model.
+## The engine against numpy, its peers, and cat + cp. PARAMETERS=1.1e9 for a large model;
+## BENCH="--benchmark-save=NAME" keeps a run, BENCH="--benchmark-compare" compares with the last kept.
 PARAMETERS ?= 1e8
 bench: $(VENV)/bench
 	$(BIN)/python -m benchmarks.models build/bench/models-$(PARAMETERS) --parameters $(PARAMETERS)
 	TVMERGE_BENCH_MODELS=build/bench/models-$(PARAMETERS) \
-	  TVMERGE_BENCH_MERGEKIT=build/bench/mergekit/bin/mergekit-yaml \
+	  TVMERGE_BENCH_MERGEKIT=build/bench/mergekit/bin/mergekit-yaml TVMERGE_BENCH_PEERS=build/bench \
 	  $(BIN)/pytest benchmarks --benchmark-only --benchmark-group-by=group \
-	  --benchmark-columns=min,median,rounds --benchmark-sort=name
+	  --benchmark-columns=min,median,rounds --benchmark-sort=name $(BENCH)
 
 ## Damaged and hostile files, a million of them, for every parser; failing cases in build/fuzz.
 CASES ?= 1000000
@@ -69,10 +70,15 @@ $(VENV)/check: $(VENV)/test
 	  -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir) > build/lint.log
 	touch $@
 
-# mergekit pins its own versions of half the world: it gets an environment of its own.
-$(VENV)/bench: $(VENV)/test
-	$(PYTHON) -m venv build/bench/mergekit
-	build/bench/mergekit/bin/pip install --quiet --constraint benchmarks/mergekit-constraints.txt mergekit==0.1.5
+# Peers pin their own versions of half the world: each gets an environment of its own.
+PEERS := mergekit==0.1.5 sd-mecha==1.1.8 fusion-bench==0.2.33 reminis==0.34.0
+$(VENV)/bench: $(VENV)/test benchmarks/peers-constraints.txt
+	set -e; for peer in $(PEERS); do \
+	  place=build/bench/$${peer%%==*}; \
+	  $(PYTHON) -m venv $$place; \
+	  $$place/bin/pip install --quiet --disable-pip-version-check \
+	    --constraint benchmarks/peers-constraints.txt $$peer; \
+	done
 	touch $@
 
 $(BASE)/config.json: $(VENV)/study

@@ -52,3 +52,12 @@ def mergekit() -> str:
     if not Path(command).is_file():
         pytest.skip("TVMERGE_BENCH_MERGEKIT names no mergekit-yaml: run `make bench`")
     return command
+
+
+@pytest.fixture
+def peers() -> Path:
+    """A folder of virtual environments, each named as the peer that is installed in it."""
+    named = os.environ.get("TVMERGE_BENCH_PEERS")
+    if not named:
+        pytest.skip("TVMERGE_BENCH_PEERS names no folder: run `make bench`")
+    return Path(named).resolve()

@@ -33,7 +33,9 @@ DTYPES = {
 def shapes(parameters: float) -> dict[str, tuple[int, ...]]:
     """Tensor shapes of a Llama with about this many parameters (width and depth as TinyLlama's)."""
     width = max(64, round((parameters / 1.1e9) ** 0.5 * 2048 / 64) * 64)
-    ffn, kv = width * 11 // 4, width // 8
+    heads = width // 64
+    kv = 64 * max(d for d in range(1, max(2, heads // 8 + 1)) if heads % d == 0)
+    ffn = width * 11 // 4
     embedding = VOCABULARY * width if parameters >= 1e8 else 1024 * width
     per_layer = 2 * width * width + 2 * width * kv + 3 * width * ffn + 2 * width
     layers = max(2, round((parameters - 2 * embedding) / per_layer))

@@ -3,7 +3,8 @@
     make bench PARAMETERS=1.1e9
 
 Each writes the same model to the same disk, in a process of its own where the peer has one. Read
-ratios within one run: absolute times on shared machines mean little.
+ratios within one run: absolute times on shared machines mean little. peft 0.21.2 is not here: it
+combines adapters of one base (add_weighted_adapter), not full fine-tunes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from benchmarks.peak import peak_rss_mib
 
 pytestmark = pytest.mark.benchmark(group="task arithmetic")
 ROUNDS = 5
+# Absolute error allowed beside one unit in the last place: FusionBench computes in bfloat16.
+PEERS = {"sd-mecha": 0.0, "fusion-bench": 2**-12, "reminis": 0.0}
 
 
 def run(benchmark: BenchmarkFixture, models: Models, command: list[str], rounds: int) -> None:
@@ -64,6 +67,17 @@ def test_mergekit(benchmark: BenchmarkFixture, models: Models, mergekit: str) ->
     run(benchmark, models, [mergekit, str(config), str(models.out), *flags], rounds=1)
     # It subtracts in bfloat16: an element can be off by a quarter of its value.
     assert_one_tensor_right(models, atol=2**-12)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peer(benchmark: BenchmarkFixture, models: Models, peers: Path, peer: str) -> None:
+    python = peers / peer / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"{peers} has no environment {peer}: run `make bench`")
+    script = Path(__file__).parent / "peers" / f"{peer.replace('-', '_')}_merge.py"
+    folders = map(str, (models.out, *models.inputs))
+    run(benchmark, models, [str(python), str(script), *folders], rounds=1)
+    assert_one_tensor_right(models, atol=PEERS[peer])
 
 
 def test_numpy(benchmark: BenchmarkFixture, models: Models) -> None:
