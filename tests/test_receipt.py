@@ -231,7 +231,7 @@ def test_a_receipt_of_many_tensors_is_read_again(merged: Path) -> None:
 
 def test_a_cut_receipt_is_refused_wherever_it_was_cut(merged: Path) -> None:
     content = (merged / RECEIPT_NAME).read_bytes()
-    for length in range(0, len(content), 7):
+    for length in range(0, len(content.rstrip()), 7):  # without its last newline it is whole
         with pytest.raises(FormatError, match="not a receipt"):
             parse_receipt(content[:length])
 
