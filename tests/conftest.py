@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(autouse=True)
+def room_for_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in the tests' own process, which may hold more (torch) than their default."""
+    monkeypatch.setenv("TVMERGE_MEMORY", "8192")
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a pretrained two-layer Llama (float32, two shards, tied embeddings)."""

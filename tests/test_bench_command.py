@@ -29,8 +29,7 @@ def no_peers(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 
 def run(*args: str) -> Result:
-    # The process of the tests may hold more than the default already.
-    return CliRunner().invoke(cli, ["bench", "--memory", "4096", *args])
+    return CliRunner().invoke(cli, ["bench", *args])
 
 
 def answer(*args: str) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         type=click.IntRange(min=1),
         default=512,
         show_default=True,
+        envvar="TVMERGE_MEMORY",
+        show_envvar=True,
         metavar="MIB",
         help="Memory that the process may take, in MiB.",
     )
