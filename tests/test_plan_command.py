@@ -78,7 +78,7 @@ def test_plan_takes_the_dtype_to_write() -> None:
 def test_summary_names_every_part() -> None:
     output = run("plan", "recipe.yaml", "out").output
     for part in ("+1.25 * ", "-0.5 * ", "one pass", "3 combined, 1 copied (not floating-point)",
-                 "float32 (3)", "needed", "limit 512 MiB", "time     about"):  # fmt: skip
+                 "float32 (3)", "needed", "limit 8192 MiB", "time     about"):  # fmt: skip
         assert part in output, output
     assert "time" not in run("plan", "recipe.yaml", "--no-probe").output
 
