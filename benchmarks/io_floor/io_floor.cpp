@@ -45,7 +45,7 @@ struct Options {
       {"threads", 2},
       {"read_bytes", 1 << 20},   // of all inputs together
       {"write_bytes", 1 << 20},  // of one output
-      {"window_bytes", 32 << 20},
+      {"window_bytes", 64 << 20},
       {"depth", 4}};  // units in flight per thread, uring only
 
   Options(int count, char** words) {
@@ -237,7 +237,6 @@ class Run {
   void write(const Unit& unit, const char* from) {
     if (outputs_.empty()) return;
     const Range& out = unit.job->out;
-    const int file = outputs_[out.file];
     u64 offset = out.offset + unit.start * out.width, size = unit.count * out.width;
     bytes_written.fetch_add(size, std::memory_order_relaxed);
     const std::string& how = options_.text("write");
@@ -248,14 +247,15 @@ class Run {
     const u64 begin = offset, whole = size;
     while (size > 0) {
       const iovec part{const_cast<char*>(from), size};
-      const ssize_t put = ::pwritev2(file, &part, 1, static_cast<off_t>(offset),
-                                     how == "dontcache" ? kDontCache : 0);
+      const ssize_t put =
+          ::pwritev2(outputs_[out.file], &part, 1, static_cast<off_t>(offset),
+                     how == "dontcache" ? kDontCache : 0);
       if (put < 0) fail("write");
       from += put, offset += static_cast<u64>(put), size -= static_cast<u64>(put);
     }
     if (how == "flush") {
-      ::sync_file_range(file, static_cast<off_t>(begin), static_cast<off_t>(whole),
-                        SYNC_FILE_RANGE_WRITE);
+      ::sync_file_range(outputs_[out.file], static_cast<off_t>(begin),
+                        static_cast<off_t>(whole), SYNC_FILE_RANGE_WRITE);
     }
   }
 
