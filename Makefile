@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 BASE := demo/smollm2-135m-instruct
 
-.PHONY: demo test check format bench fuzz clean
+.PHONY: demo test check format bench fuzz sanitize clean
 
 ## Subtract three traits from a real model; prints where the report is. Run again, it resumes.
 demo: $(BASE)/config.json
@@ -47,6 +47,11 @@ bench: $(VENV)/bench
 CASES ?= 1000000
 fuzz: $(VENV)/test
 	PYTHONPATH=tests $(BIN)/python -m fuzz --cases $(CASES)
+
+## The engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer, then ThreadSanitizer.
+sanitize: $(VENV)/check
+	BIN=$(BIN) tests/sanitizers/run.sh asan
+	BIN=$(BIN) tests/sanitizers/run.sh tsan
 
 clean:
 	rm -rf build $(VENV)
