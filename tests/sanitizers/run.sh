@@ -30,7 +30,7 @@ rm -f "$build"/report.*
 # C++ runtime, whose exceptions it intercepts. Python's own leaks are not ours.
 export LD_PRELOAD="$(g++ -print-file-name=$library) $(g++ -print-file-name=libstdc++.so.6)"
 export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:log_path=$build/report"
-export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1:log_path=$build/report"
+export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1" # it knows no log: hence --capture=sys
 export TSAN_OPTIONS="suppressions=$here/tsan.txt:log_path=$build/report:die_after_fork=0"
 export PYTHONPATH="$here" TVMERGE_CORE="$build" OPENBLAS_NUM_THREADS=1 PYTHONMALLOC=malloc
 
@@ -39,7 +39,7 @@ loaded="import os, tvmerge._core as core; assert core.__file__.startswith(os.env
 
 status=0
 for test in "${@:-${tests[@]}}"; do # each in a process of its own, which holds little
-  "${start[@]}" "$bin/python" -m pytest -q -p no:cacheprovider -k "not ($skipped)" "$test" ||
+  "${start[@]}" "$bin/python" -m pytest -q --capture=sys -k "not ($skipped)" "$test" ||
     status=$?
 done
 unset LD_PRELOAD
