@@ -8,15 +8,16 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import INDEX, read_model, write_index, write_model
+from checkpoints import INDEX, read_model, write_file, write_index, write_model
 
 from tvmerge import Checkpoint
-from tvmerge.errors import ConfigError, FormatError, OutputError, StorageError
+from tvmerge.errors import ConfigError, FormatError, MismatchError, OutputError, StorageError
 from tvmerge.recipe import load_recipe
 from tvmerge.safetensors import MOST_TENSORS, read_header
 from tvmerge.stored import open_stored, read_config
@@ -145,6 +146,14 @@ def test_shards_are_not_all_read_before_the_first_that_the_index_contradicts(
         open_stored(tmp_path)
 
 
+@pytest.fixture
+def merged(tmp_path: Path) -> Checkpoint:
+    held = {"w": np.ones((4, 4), np.float32)}
+    base = Checkpoint(write_model(tmp_path / "base", held))
+    tuned = Checkpoint(write_model(tmp_path / "tuned", {"w": 2 * held["w"]}))
+    return base + 0.5 * (tuned - base)
+
+
 # ---- what is no file -------------------------------------------------------------------------
 
 
@@ -200,6 +209,52 @@ def test_a_config_that_cannot_be_read_says_nothing(content: bytes, tmp_path: Pat
     assert read_config(tmp_path) == {}
     (tmp_path / "config.json").write_text('{"architectures": ["X"]}')
     assert read_config(tmp_path) == {"architectures": ["X"]}
+
+
+def test_folders_without_end_beside_the_weights_are_refused(
+    merged: Checkpoint, tmp_path: Path
+) -> None:
+    """Twenty folders with two links each to the next spell out a million paths."""
+    for number in range(20):
+        (tmp_path / "base" / f"d{number}").mkdir()
+        for name in "xy":
+            (tmp_path / "base" / f"d{number}" / name).symlink_to(f"../d{number + 1}")
+    (tmp_path / "base" / "d20").mkdir()
+    with pytest.raises(StorageError, match=r"holds more than 10,000 files and folders beside the"):
+        merged.save(tmp_path / "out")
+    (tmp_path / "base" / "d" / "/".join("d" * 40)).mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"lies 32 levels below the weights"):
+        merged.save(tmp_path / "out")
+
+
+def test_models_that_have_no_name_in_common_are_told_at_once(tmp_path: Path) -> None:
+    """The names that were meant are looked for among few names only: it takes the product."""
+    held = {
+        name: write_file(
+            tmp_path / f"{name}.safetensors",
+            {f"{name}.layers.{i}.weight": np.zeros(0, np.float32) for i in range(20_000)},
+        )
+        for name in ("model", "transformer")
+    }
+    found = Checkpoint(held["model"]), Checkpoint(held["transformer"])
+    limited = threading.Timer(SECONDS, os.abort)
+    limited.start()
+    with pytest.raises(MismatchError, match="missing in"):
+        (found[0] + (found[1] - found[0])).save(tmp_path / "out")
+    limited.cancel()
+
+
+def test_a_quantised_model_is_refused_however_its_config_is_written(
+    merged: Checkpoint, tmp_path: Path
+) -> None:
+    for config in (
+        '{"quantization_config": null, "quantization_config": {"bits": 4}}',
+        '{"a": "' + "x" * 5_000_000 + '", "quantization_config": {"bits": 4}}',
+        '{"quantization_config": {"bits": ' + "9" * 3000 + "}}",
+    ):
+        (tmp_path / "base" / "config.json").write_text(config)
+        with pytest.raises(MismatchError, match="is quantised"):
+            merged.save(tmp_path / "out")
 
 
 # ---- recipes ---------------------------------------------------------------------------------
@@ -321,14 +376,6 @@ def test_every_header_length_that_a_file_can_claim_is_checked_before_it_is_read(
 
 
 # ---- planted beside the destination ----------------------------------------------------------
-
-
-@pytest.fixture
-def merged(tmp_path: Path) -> Checkpoint:
-    held = {"w": np.ones((4, 4), np.float32)}
-    base = Checkpoint(write_model(tmp_path / "base", held))
-    tuned = Checkpoint(write_model(tmp_path / "tuned", {"w": 2 * held["w"]}))
-    return base + 0.5 * (tuned - base)
 
 
 def test_a_link_in_place_of_the_unfinished_folder_is_not_followed(

@@ -158,7 +158,7 @@ def _lock(file: int, path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         values, _ = parse(path.read_bytes() if path.exists() else b"")
-        pids = [value["pid"] for value in values if "pid" in value]
+        pids = [value["pid"] for value in values if isinstance(value.get("pid"), int)]
         who = f" (process {pids[-1]})" if pids else ""
         raise OutputError(
             f"{path.parent}: another merge{who} is writing there. Wait for it, or name another "

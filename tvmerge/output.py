@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ _NOT_COPIED = (
     "*.h5", "*.msgpack", "*.gguf", "*.onnx", "*.onnx_data", "*.ckpt", "*.pkl", "*.npz",
     "training_args*", "trainer_state.json", "README.md",
 )  # fmt: skip
+_MOST_COMPANIONS = 10_000
+_MOST_LEVELS = 32
 
 
 def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
@@ -75,14 +78,24 @@ def find_companions(donor: Stored) -> list[Path]:
     """The donor's config, tokenizer, code and licence files, relative to its folder.
 
     A donor that is a single weights file has none: what else lies in its folder may have nothing
-    to do with it. Raises StorageError for a file that cannot be copied later (a link to nowhere).
+    to do with it. Raises StorageError for a file that cannot be copied later (a link to nowhere),
+    and for more files or levels than a model has: links to folders can spell out any number.
     """
     if donor.source.suffix == ".safetensors":
         return []
-    return [path.relative_to(donor.folder) for path in _below(donor.folder, (donor.folder,))]
+    found = list(islice(_below(donor.folder, (donor.folder,)), _MOST_COMPANIONS + 1))
+    if len(found) > _MOST_COMPANIONS:
+        raise StorageError(
+            f"{donor.folder}: holds more than {_MOST_COMPANIONS:,} files and folders beside the "
+            "weights. Remove what is no part of the model"
+        )
+    return [path.relative_to(donor.folder) for path, is_file in found if is_file]
 
 
-def _below(folder: Path, parents: tuple[Path, ...]) -> Iterator[Path]:
+def _below(folder: Path, parents: tuple[Path, ...]) -> Iterator[tuple[Path, bool]]:
+    """Every file to be copied, and every folder on the way: a path, and whether it is a file."""
+    if len(parents) > _MOST_LEVELS:
+        raise StorageError(f"{folder}: lies {_MOST_LEVELS} levels below the weights. Remove it")
     with storage_errors(folder, doing="read"):
         entries = sorted(folder.iterdir())
     for path in entries:
@@ -91,13 +104,14 @@ def _below(folder: Path, parents: tuple[Path, ...]) -> Iterator[Path]:
         if path.is_dir():
             circle = path.is_symlink() and any(path.samefile(parent) for parent in parents)
             if not circle and not path.name.startswith("checkpoint-"):
+                yield path, False
                 yield from _below(path, (*parents, path))
         elif not any(fnmatch(path.name, pattern) for pattern in _NOT_COPIED):
             if not path.is_file():
                 raise StorageError(
                     f"{path}: cannot be copied: a link to nowhere, or no regular file. Remove it"
                 )
-            yield path
+            yield path, True
 
 
 def copy_companions(donor: Stored, to: Path, names: Iterable[Path]) -> None:

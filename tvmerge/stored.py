@@ -6,6 +6,7 @@ or a `*.safetensors.index.json`. The index is checked against every shard's own 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ KIND_KEY = "tvmerge.kind"
 TASK_VECTOR = "task_vector"
 _LARGEST_INDEX_BYTES = 100_000_000  # as for a header
 _VALUES_PER_TENSOR = 4
-_LARGEST_CONFIG_BYTES = 1_000_000
+_LARGEST_CONFIG_BYTES = 10_000_000
 _LISTED = 5
 _MOST_SHARDS = 10_000  # all are open during a merge
 
@@ -110,8 +111,8 @@ def read_config(folder: Path) -> Mapping[str, Any]:
     """What config.json says; nothing where it is missing or broken, which transformers judges."""
     try:
         text = read_bounded(folder / "config.json", most_bytes=_LARGEST_CONFIG_BYTES)
-        content = parse_json(text, most_values=_LARGEST_CONFIG_BYTES)
-    except (FormatError, StorageError, ValueError):
+        content = json.loads(text)  # as transformers reads it: the last of equal names holds
+    except (FormatError, StorageError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
