@@ -156,8 +156,7 @@ def test_an_edit_that_rounding_mostly_takes_back_is_a_warning(models: Held) -> N
     done = run("apply", "flat", "out", "--add", "bent=0.1", "--dtype", "float16")
     assert "Warning: out: rounding to the output's dtype left 75.0% of the 400 elem" in done.output
     assert (
-        answer("apply", "flat", "out2", "--add", "bent=0.1", "--dtype", "F64")["lost_elements"]
-        == 0
+        answer("apply", "flat", "out2", "--add", "bent=0.1", "--dtype", "F64")["lost_elements"] == 0
     )
 
 
