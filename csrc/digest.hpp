@@ -27,6 +27,8 @@ constexpr std::uint64_t kDigestKeys[kDigestLanes] = {
     0x243f6a8885a308d3u, 0x13198a2e03707344u, 0xa4093822299f31d0u, 0x082efa98ec4e6c89u,
     0x452821e638d01377u, 0xbe5466cf34e90c6cu, 0xc0ac29b7c97c50ddu, 0x3f84d5b5b5470917u};
 constexpr std::uint64_t kDigestStep = 0x9e3779b97f4a7c15u;  // 2^64 / golden ratio, odd
+// From one stripe's keys to the next one's.
+constexpr std::uint64_t kDigestAdvance = kStripeBytes * kDigestStep;
 
 inline void add(DigestLanes& to, const DigestLanes& from) {
   for (std::size_t lane = 0; lane < kDigestLanes; ++lane) to[lane] += from[lane];

@@ -27,10 +27,9 @@ inline __m256i digest_half(__m256i sum, __m256i words, __m256i key) {
 // Whole stripes; see digest.hpp.
 inline void digest_stripes(const unsigned char* data, std::size_t stripes,
                            std::uint64_t position, std::uint64_t* lanes) {
-  const __m256i start =
-      _mm256_set1_epi64x(static_cast<long long>(position * kDigestStep));
-  const __m256i step =
-      _mm256_set1_epi64x(static_cast<long long>(kStripeBytes * kDigestStep));
+  const std::uint64_t first = position * kDigestStep;
+  const __m256i start = _mm256_set1_epi64x(static_cast<long long>(first));
+  const __m256i step = _mm256_set1_epi64x(static_cast<long long>(kDigestAdvance));
   __m256i low_sum = load(lanes), high_sum = load(lanes + 4);
   __m256i low_key = _mm256_add_epi64(load(kDigestKeys), start);
   __m256i high_key = _mm256_add_epi64(load(kDigestKeys + 4), start);

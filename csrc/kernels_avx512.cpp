@@ -15,12 +15,11 @@ namespace {
 // Whole stripes; see digest.hpp. `key` is that of the first one.
 inline void digest_stripes(const unsigned char* data, std::size_t stripes,
                            std::uint64_t position, std::uint64_t* lanes) {
+  const std::uint64_t first = position * kDigestStep;
   __m512i sum = _mm512_loadu_si512(lanes);
-  __m512i key =
-      _mm512_add_epi64(_mm512_loadu_si512(kDigestKeys),
-                       _mm512_set1_epi64(static_cast<long long>(position * kDigestStep)));
-  const __m512i step =
-      _mm512_set1_epi64(static_cast<long long>(kStripeBytes * kDigestStep));
+  __m512i key = _mm512_add_epi64(_mm512_loadu_si512(kDigestKeys),
+                                 _mm512_set1_epi64(static_cast<long long>(first)));
+  const __m512i step = _mm512_set1_epi64(static_cast<long long>(kDigestAdvance));
   for (std::size_t s = 0; s < stripes; ++s) {
     const __m512i words = _mm512_loadu_si512(data + s * kStripeBytes);
     const __m512i mixed = _mm512_xor_si512(words, key);

@@ -34,25 +34,25 @@ unsigned char* Sink::prepare(unsigned char* scratch, std::size_t size_bytes,
 void Sink::write(const void* data, std::size_t size_bytes, std::uint64_t offset_bytes) {
   if (file_) {
     file_->write(data, size_bytes, offset_bytes);
-    if (drop_behind_) let_go(size_bytes, offset_bytes);
+    if (drop_behind_) let_go(*file_, size_bytes, offset_bytes);
   } else if (memory_.data != nullptr && data != memory_.data + offset_bytes) {
     std::memcpy(memory_.data + offset_bytes, data, size_bytes);
   }
 }
 
-void Sink::let_go(std::size_t size_bytes, std::uint64_t offset_bytes) {
+void Sink::let_go(const File& file, std::size_t size_bytes, std::uint64_t offset_bytes) {
   unflushed_bytes_ += size_bytes;
   if (unflushed_bytes_ < kFlushBytes) return;
   unflushed_bytes_ = 0;
   // Slices come nearly in order: all up to here has been written, or will be soon.
   const std::uint64_t end = offset_bytes + size_bytes;
   if (end <= flushing_end_) return;
-  file_->wont_need(flushing_begin_, flushing_end_ - flushing_begin_);
+  file.wont_need(flushing_begin_, flushing_end_ - flushing_begin_);
   flushing_begin_ = flushing_end_ == 0 ? offset_bytes - std::min<std::uint64_t>(
                                                             offset_bytes, kFlushBytes)
                                        : flushing_end_;
   flushing_end_ = end;
-  file_->begin_write_back(flushing_begin_, end - flushing_begin_);
+  file.begin_write_back(flushing_begin_, end - flushing_begin_);
 }
 
 unsigned char* Writer::take_slot() {

@@ -41,7 +41,7 @@ class Sink {
   void write(const void* data, std::size_t size_bytes, std::uint64_t offset_bytes);
 
  private:
-  void let_go(std::size_t size_bytes, std::uint64_t offset_bytes);
+  void let_go(const File& file, std::size_t size_bytes, std::uint64_t offset_bytes);
 
   std::optional<File> file_;
   Memory memory_{nullptr, 0};
