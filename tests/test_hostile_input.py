@@ -18,6 +18,7 @@ from checkpoints import INDEX, read_model, write_file, write_index, write_model
 
 from tvmerge import Checkpoint
 from tvmerge.errors import ConfigError, FormatError, MismatchError, OutputError, StorageError
+from tvmerge.receipt import RECEIPT_NAME
 from tvmerge.recipe import load_recipe
 from tvmerge.safetensors import MOST_TENSORS, read_header
 from tvmerge.stored import open_stored, read_config
@@ -33,13 +34,16 @@ LIMITED = """
 import resource, sys
 from tvmerge.errors import TVMergeError
 from tvmerge.stored import open_stored
+from tvmerge.receipt_parsing import RECEIPT_NAME, read_receipt
 from tvmerge.recipe import load_recipe
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[2]),) * 2)
 for name in sys.argv[3:]:
+    read = load_recipe if name.endswith(".yaml") else open_stored
+    read = read_receipt if Path(name, RECEIPT_NAME).exists() else read
     try:
-        load_recipe(Path(name)) if name.endswith(".yaml") else open_stored(name)
+        read(Path(name))
         print("opened")
     except TVMergeError as error:
         print(ascii(str(error)))
@@ -131,6 +135,27 @@ def test_a_large_index_is_refused_within_a_gibibyte_and_seconds(tmp_path: Path) 
     assert "names 10,001 tensors in 10,001 files, expected at most" in found[0]
     assert "names 500,001 tensors in 1 files, expected at most 500,000" in found[1]
     assert "has more than 100,000,000 bytes, which no such file needs" in found[2]
+
+
+RECEIPTS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty objects": (lambda: b'{"run":[' + b"{}," * 49_000_000 + b"{}]}", "holds more than 8,500"),
+    "objects": (lambda: b'{"run":[' + b'{"":0},' * 2_600_000 + b"0]}", "expected the format"),
+    "texts": (lambda: b'{"run":[' + b'"ab",' * 7_900_000 + b"0]}", "expected the format"),
+    "one text": (lambda: b'{"run":"' + b"x" * 149_000_000 + b'"}', "expected the format"),
+    "one wide text": (lambda: b'{"run":"\xf0\x9f\x98\x80' + b"x" * 140_000_000 + b'"}', "ASCII"),
+    "more than a receipt": (lambda: b" " * 150_000_001, "has more than 150,000,000 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECEIPTS)
+def test_a_large_receipt_is_refused_within_a_gibibyte_and_seconds(
+    name: str, tmp_path: Path
+) -> None:
+    make, fault = RECEIPTS[name]
+    (tmp_path / RECEIPT_NAME).write_bytes(make())
+    (message,) = opened_within_limits(tmp_path)
+    assert fault in message
+    assert len(message) < 1000
 
 
 def test_shards_are_not_all_read_before_the_first_that_the_index_contradicts(

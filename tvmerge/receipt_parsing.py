@@ -27,8 +27,8 @@ from tvmerge.receipt import (
 from tvmerge.safetensors import DTYPE_BITS, MOST_TENSORS
 from tvmerge.untrusted import parse_json, read_bounded, shown
 
-_LARGEST_BYTES = 256 * 1024 * 1024
-_VALUES_PER_TENSOR = 2 * len(COLUMNS)  # as parse_json counts them, with room for the files
+_LARGEST_BYTES = 150_000_000  # 300 for each of as many tensors as a header may have
+_VALUES_PER_TENSOR = len(COLUMNS) + 2  # as parse_json counts them, with room for the files
 _COUNTS, _SUMS = slice(6, 9), slice(12, 15)  # of a row; what lies between is derived
 _SECTIONS = frozenset(
     {"format", "tvmerge", "kind", "recipe", "inputs", "files", "tensors", "totals", "run", "digest"}
@@ -59,6 +59,8 @@ def parse_receipt(content: bytes, path: Path = Path(RECEIPT_NAME)) -> Receipt:
     again.
     """
     try:
+        if not content.isascii():  # else four bytes for every one in memory
+            _fail("it is not in ASCII")
         parsed = parse_json(content, most_values=_VALUES_PER_TENSOR * MOST_TENSORS)
         return _receipt(_object(parsed, "the receipt"), content)
     except (ValueError, OverflowError) as error:
