@@ -16,6 +16,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from tvmerge.random_model import llama_config
+
 SHARD_BYTES = 1_000_000_000
 VOCABULARY = 32_000
 # Random numbers are drawn once and reused at a moving offset: a disk does not care, and a large
@@ -91,7 +93,7 @@ def write(
     total = sum(values.itemsize * math.prod(shape) for shape in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    done.write_text(json.dumps(_config(tensors, dtype), indent=2))
+    done.write_text(json.dumps(llama_config(tensors, dtype), indent=2))
     return total
 
 
@@ -99,22 +101,6 @@ def _draw(values: np.ndarray, start: int, count: int) -> np.ndarray:
     if start + count <= POOL_ELEMENTS:
         return values[start : start + count]
     return np.resize(np.roll(values, -start), count)
-
-
-def _config(tensors: dict[str, tuple[int, ...]], dtype: str) -> dict[str, object]:
-    vocabulary, width = tensors["model.embed_tokens.weight"]
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": width,
-        "intermediate_size": tensors["model.layers.0.mlp.up_proj.weight"][0],
-        "num_attention_heads": width // 64,
-        "num_hidden_layers": sum(name.endswith("q_proj.weight") for name in tensors),
-        "num_key_value_heads": max(1, tensors["model.layers.0.self_attn.k_proj.weight"][0] // 64),
-        "vocab_size": vocabulary,
-        "tie_word_embeddings": False,
-        "torch_dtype": dtype,
-    }
 
 
 @click.command()

@@ -12,7 +12,7 @@
 namespace tvmerge::avx512 {
 namespace {
 
-// Whole stripes; see digest.hpp. `key` is that of the first one.
+// Whole stripes; see digest.hpp.
 inline void digest_stripes(const unsigned char* data, std::size_t stripes,
                            std::uint64_t position, std::uint64_t* lanes) {
   const std::uint64_t first = position * kDigestStep;

@@ -21,6 +21,8 @@ KILLED = -signal.SIGKILL
 # A merge of the inputs below takes some forty batches.
 BATCH_BYTES = 48 * 1024
 RECEIPT = "tvmerge_receipt.json"
+MERGE = "apply base out --subtract tuned=0.5 --threads 2 --quiet"
+UNFINISHED = ".out.unfinished"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,53 +7,22 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fault_runs import (
     KILLED,
+    MERGE,
+    UNFINISHED,
     FaultyDisk,
     Run,
     changes,
     contents,
     ends_well,
-    faulty_disk,
-    write_inputs,
 )
 
-MERGE = "apply base out --subtract tuned=0.5 --threads 2 --quiet"
-UNFINISHED = ".out.unfinished"
+pytest_plugins = ("fault_fixtures",)
 KEPT = "run the same command again"
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDisk]:
-    with faulty_disk(tmp_path_factory.mktemp("disk")) as disk:
-        yield disk
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    write_inputs(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def calls(disk: FaultyDisk, place: Path) -> list[str]:
-    """What an undisturbed run asks of the disk."""
-    asked = disk.calls(MERGE, place)
-    shutil.rmtree(place / "out")
-    return asked
-
-
-@pytest.fixture
-def expected(disk: FaultyDisk, place: Path) -> dict[str, bytes]:
-    """What an undisturbed run writes."""
-    assert disk.run(MERGE, place).exit_code == 0
-    written = contents(place / "out")
-    shutil.rmtree(place / "out")
-    return written
 
 
 def failed_cleanly(ended: Run, place: Path) -> None:

@@ -5,44 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_runs import KILLED, FaultyDisk, contents, ends_well, faulty_disk, write_inputs
+from fault_runs import KILLED, MERGE, UNFINISHED, FaultyDisk, contents, ends_well
 
-MERGE = "apply base out --subtract tuned=0.5 --threads 2 --quiet"
 OTHER = "apply base out --subtract tuned=0.25 --threads 2 --quiet"
-UNFINISHED = ".out.unfinished"
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultyDisk]:
-    with faulty_disk(tmp_path_factory.mktemp("disk")) as disk:
-        yield disk
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    write_inputs(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def calls(disk: FaultyDisk, place: Path) -> list[str]:
-    """What an undisturbed run asks of the disk."""
-    asked = disk.calls(MERGE, place)
-    shutil.rmtree(place / "out")
-    return asked
-
-
-@pytest.fixture
-def expected(disk: FaultyDisk, place: Path) -> dict[str, bytes]:
-    """What an undisturbed run writes."""
-    assert disk.run(MERGE, place).exit_code == 0
-    written = contents(place / "out")
-    shutil.rmtree(place / "out")
-    return written
+pytest_plugins = ("fault_fixtures",)
 
 
 # ---- inputs that change on the way -------------------------------------------------------------

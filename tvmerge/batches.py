@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -17,8 +18,10 @@ from tvmerge.edit import Edit
 from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, Range, size_bytes
 from tvmerge.plan import Plan
 from tvmerge.record import Record as Record
-from tvmerge.run_options import BATCH_BYTES, Workspace
+from tvmerge.run_options import BATCH_BYTES, Progress, Workspace
 
+# Where an output goes: a file, memory (address, size in bytes) that the caller owns, or nowhere.
+Place = str | tuple[int, int] | None
 # The dtype of a range whose bytes are compared rather than decoded: any of one byte.
 _BYTES = "F8_E4M3"
 
@@ -115,19 +118,19 @@ def run_batch(
     workspace: Workspace,
     progress: Callable[[int], None] | None = None,
     *,
-    write: bool = True,
+    into: Mapping[int, Place] | None = None,
 ) -> Record:
     """Run a batch with the native engine; its output files exist in full size.
 
-    With `write` false all is computed, and nothing written. `progress` is called with the bytes
-    moved so far. Raises StorageError where a file cannot be read or written, MemoryLimitError where
-    the workspace is too small.
+    `into` names other places than the batch's output files; None for one of them: it is computed
+    and written nowhere. `progress` is called with the bytes moved so far. Raises StorageError where
+    a file cannot be read or written, MemoryLimitError where the workspace is too small.
     """
     started = monotonic()
     inputs, outputs, combines, copies = native(batch)
     done = _core.merge(
         inputs,
-        outputs if write else [None] * len(outputs),
+        outputs if into is None else [into[number] for number in batch.outputs],
         combines,
         copies,
         threads=workspace.threads,
@@ -147,6 +150,30 @@ def run_batch(
         bytes_written=batch.bytes_written,
         seconds=monotonic() - started,
     )
+
+
+def run_batches(
+    batches: Iterable[Batch],
+    workspace: Workspace,
+    progress: Progress | None = None,
+    *,
+    whole: int = 0,
+    write: bool = True,
+) -> Iterator[Record]:
+    """Run batches one after the other, `progress` being told of the bytes of them all.
+
+    `whole` is what it is told of as their sum; with `write` false all is computed, nothing written.
+    """
+    moved = 0
+    for batch in batches:
+        told = partial(_tell, progress, moved, whole) if progress else None
+        into = None if write else dict.fromkeys(batch.outputs)
+        yield run_batch(batch, workspace, told, into=into)
+        moved += batch.bytes_to_move
+
+
+def _tell(progress: Progress, before: int, whole: int, moved: int) -> None:
+    progress(before + moved, whole)
 
 
 def native(

@@ -15,7 +15,9 @@ Messages say what, where, expected, found and what to do. Interrupts end with 13
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class TVMergeError(Exception):
@@ -73,3 +75,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@contextmanager
+def storage_errors(place: str | os.PathLike[str], doing: str = "write") -> Iterator[None]:
+    """Raise StorageError for what the operating system refuses while `place` is written."""
+    try:
+        yield
+    except TVMergeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{place}: cannot {doing}: {error.strerror or error}") from error

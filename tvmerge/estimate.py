@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tvmerge.batches import Batch
 from tvmerge.jobs import Combine, size_bytes
+from tvmerge.outcome import copy_reason
 from tvmerge.page_cache import PageCache
 from tvmerge.plan import Plan
-from tvmerge.safetensors import FLOAT_DTYPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +37,7 @@ def needs(plan: Plan) -> Needs:
     held = sum(path.stat().st_size for path in plan.inputs)
     combined = {job.tensor for job in plan.jobs if isinstance(job, Combine)}
     entries = [entry for shard in plan.shards for entry in shard.entries]
-    copied = Counter(
-        "untouched" if entry.dtype in FLOAT_DTYPES else "not floating-point"
-        for entry in entries
-        if entry.name not in combined
-    )
+    copied = Counter(copy_reason(entry.dtype) for entry in entries if entry.name not in combined)
     return Needs(
         bytes_read=read,
         bytes_written=plan.output_bytes,

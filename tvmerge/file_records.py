@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tvmerge.batches import cut, run_batch
+from tvmerge.batches import cut, run_batches
 from tvmerge.digest import EMPTY, add, bytes_digest, file_digest
 from tvmerge.errors import StorageError
 from tvmerge.jobs import Copy, Range
@@ -53,16 +53,12 @@ def data_states(paths: Sequence[Path], options: RunOptions) -> list[bytes]:
     """
     jobs = tuple(job for number, path in enumerate(paths) for job in _reads(number, path))
     plan = Plan(variants=1, shards=(), inputs=tuple(paths), jobs=jobs)
-    told, to_read = options.progress, sum(job.bytes_read for job in jobs)
-    workspace = options.workspace(to_read)
+    whole = sum(job.bytes_read for job in jobs)
+    batches = cut(plan, (), batch_bytes=options.batch_bytes)
     states: Mapping[int, list[bytes]] = defaultdict(list)
-    before = 0
-    for batch in cut(plan, (), batch_bytes=options.batch_bytes):
-        progress = (lambda done, before=before: told(before + done, to_read)) if told else None
-        record = run_batch(batch, workspace, progress)
+    for record in run_batches(batches, options.workspace(whole), options.progress, whole=whole):
         for file, state in record.input_states.items():
             states[file].append(state)
-        before += batch.bytes_read
     return [add(EMPTY, *states[number]) for number in range(len(paths))]
 
 

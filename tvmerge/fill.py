@@ -11,19 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tvmerge import _core
+from tvmerge.batches import Batch, run_batch
 from tvmerge.edit import Edit, total
-from tvmerge.jobs import Combine, Copy, Job, Range, Result
+from tvmerge.jobs import Combine, Copy, Job, Result
 from tvmerge.model_tensors import dtype_code
 from tvmerge.plan import Plan
+from tvmerge.record import Record
 from tvmerge.run_options import RunOptions
 from tvmerge.safetensors import DTYPE_BITS
 
 if TYPE_CHECKING:
     import torch
 
-# The dtype of a range whose bytes are compared rather than decoded: any.
-BYTES = "F8_E4M3"
 # What is made beside tensors that the engine cannot write to, at most (or one tensor).
 _STAGING_BYTES = 64 * 1024 * 1024
 
@@ -66,7 +65,7 @@ def fill(plan: Plan, targets: Mapping[str, torch.Tensor], options: RunOptions) -
     for batch in _batches(aimed):
         result = _run(plan, batch, options, before, in_all)
         names = [one.job.tensor for one in batch if isinstance(one.job, Combine)]
-        edits |= {n: Edit(*found[0]) for n, found in zip(names, result.edits, strict=True)}
+        edits |= {name: found[0] for name, found in zip(names, result.edits, strict=True)}
         names = [one.job.tensor for one in batch if isinstance(one.job, Copy)]
         differing += [n for n, count in zip(names, result.different, strict=True) if count]
         before += sum(one.bytes_moved for one in batch)
@@ -107,7 +106,7 @@ def _is_writable(tensor: torch.Tensor) -> bool:
 
 def _run(
     plan: Plan, batch: Sequence[_Aimed], options: RunOptions, before: int, in_all: int
-) -> _core.MergeResult:
+) -> Record:
     import torch
 
     made = [
@@ -116,21 +115,21 @@ def _run(
         else torch.empty(one.target.shape, dtype=one.target.dtype)
         for one in batch
     ]
-    told, space = options.progress, options.workspace()
-    result = _core.merge(
-        [os.fspath(path) for path in plan.inputs],
-        [(tensor.data_ptr(), tensor.nbytes) for tensor in made],
-        [_combine(one.job, n) for n, one in enumerate(batch) if isinstance(one.job, Combine)],
-        [_copy(one.job, n) for n, one in enumerate(batch) if isinstance(one.job, Copy)],
-        threads=space.threads,
-        slice_bytes=space.slice_bytes,
-        buffer_bytes=space.buffer_bytes,
-        isa=space.isa,
-        progress=(lambda done: told(before + done, in_all)) if told else None,
+    told = options.progress
+    record = run_batch(
+        Batch(
+            0,
+            {number: os.fspath(path) for number, path in enumerate(plan.inputs)},
+            dict.fromkeys(range(len(made)), ""),
+            tuple(_aimed_at(one.job, number) for number, one in enumerate(batch)),
+        ),
+        options.workspace(in_all),
+        (lambda done: told(before + done, in_all)) if told else None,
+        into={number: (tensor.data_ptr(), tensor.nbytes) for number, tensor in enumerate(made)},
     )
     for one, tensor in zip(batch, made, strict=True):
         _take(one.target, tensor)
-    return result
+    return record
 
 
 def _take(target: torch.Tensor, made: torch.Tensor) -> None:
@@ -143,33 +142,11 @@ def _take(target: torch.Tensor, made: torch.Tensor) -> None:
         torch.autograd.graph.increment_version(target)
 
 
-def _combine(job: Combine, output: int) -> _core.CombineJob:
-    (result,) = job.results
-    return _core.CombineJob(
-        sources=[_source(one) for one in job.sources],
-        elements=job.elements,
-        outputs=[
-            _core.Output(
-                file=output,
-                offset_bytes=0,
-                dtype=result.dtype,
-                reference=result.reference,
-                coefficients=result.coefficients,
-            )
-        ],
-    )
-
-
-def _copy(job: Copy, output: int) -> _core.CopyJob:
-    return _core.CopyJob(
-        file=job.source.file,
-        offset_bytes=job.source.offset_bytes,
-        size_bytes=job.size_bytes,
-        digested=False,
-        targets=[(output, 0)],
-        same_as=[_core.Source(o.file, o.offset_bytes, BYTES) for o in job.same_as],
-    )
-
-
-def _source(one: Range) -> _core.Source:
-    return _core.Source(one.file, one.offset_bytes, one.dtype)
+def _aimed_at(job: Job, output: int) -> Job:
+    """The job with `output` for its one result; nobody asks for digests of the inputs here."""
+    if isinstance(job, Copy):
+        source = replace(job.source, digested=False)
+        same_as = tuple(replace(other, digested=False) for other in job.same_as)
+        return replace(job, source=source, same_as=same_as, targets=((output, 0),))
+    sources = tuple(replace(source, digested=False) for source in job.sources)
+    return replace(job, sources=sources, results=(replace(job.results[0], file=output),))

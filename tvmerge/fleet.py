@@ -17,9 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from tvmerge.batches import Batch, run_batch
-from tvmerge.errors import TVMergeError
+from tvmerge.errors import TVMergeError, storage_errors
 from tvmerge.nodes import Node, is_alive, join, living_nodes, placed, refuse_versions, refuse_views
-from tvmerge.output import storage_errors
 from tvmerge.ray_session import stop
 from tvmerge.record import Record
 from tvmerge.run_options import RunOptions

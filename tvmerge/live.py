@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tvmerge import _core
+from tvmerge.batches import Batch, run_batch
 from tvmerge.edit import Edit, is_swallowed
 from tvmerge.errors import (
     FormatError,
@@ -23,7 +23,8 @@ from tvmerge.errors import (
     NothingChangedError,
     TVMergeError,
 )
-from tvmerge.fill import BYTES, fill
+from tvmerge.fill import fill
+from tvmerge.jobs import Copy, Range
 from tvmerge.model_tensors import ModelTensors, match_model, torch_dtype
 from tvmerge.plan import Plan, plan_checkpoint
 from tvmerge.run_options import RunOptions
@@ -179,30 +180,22 @@ def _refuse_untied(matched: ModelTensors, inputs: Iterable[Stored], options: Run
 
 
 def _differing(pairs: list[tuple[Stored, Slot, Slot]], options: RunOptions) -> list[int]:
-    slots = [slot for _, *both in pairs for slot in both]
-    files = list(dict.fromkeys(slot.file for slot in slots))
-    jobs = []
-    for _, one, other in pairs:
-        same = _core.Source(files.index(other.file), other.entry.begin, BYTES)
-        jobs.append(
-            _core.CopyJob(
-                file=files.index(one.file),
-                offset_bytes=one.entry.begin,
-                size_bytes=min(one.entry.size_bytes, other.entry.size_bytes),
-                digested=False,
-                targets=[],
-                same_as=[same],
-            )
+    """For each pair the bytes that differ."""
+    files = dict.fromkeys(slot.file for _, *both in pairs for slot in both)
+    numbers = {file: number for number, file in enumerate(files)}
+
+    def at(slot: Slot) -> Range:
+        return Range(numbers[slot.file], slot.entry.begin, slot.entry.dtype, digested=False)
+
+    jobs = tuple(
+        Copy(
+            one.entry.name,
+            at(one),
+            min(one.entry.size_bytes, other.entry.size_bytes),
+            targets=(),
+            same_as=(at(other),),
         )
-    space = options.workspace()
-    result = _core.merge(
-        [os.fspath(file) for file in files],
-        [],
-        [],
-        jobs,
-        threads=space.threads,
-        slice_bytes=space.slice_bytes,
-        buffer_bytes=space.buffer_bytes,
-        isa=space.isa,
+        for _, one, other in pairs
     )
-    return list(result.different)
+    inputs = {number: os.fspath(file) for file, number in numbers.items()}
+    return list(run_batch(Batch(0, inputs, {}, jobs), options.workspace()).different)

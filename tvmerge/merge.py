@@ -16,17 +16,16 @@ from typing import Any
 from tvmerge.card import model_card
 from tvmerge.dtype import parse_dtype
 from tvmerge.edit import is_swallowed
-from tvmerge.errors import NothingChangedError
+from tvmerge.errors import NothingChangedError, storage_errors
 from tvmerge.order import MODEL, VECTOR, Order, Variant
 from tvmerge.outcome import Outcome, outcomes
 from tvmerge.output import (
     check_destination,
+    config_to_change,
     copy_companions,
     declare_dtype,
     find_companions,
     index_file,
-    read_config,
-    storage_errors,
 )
 from tvmerge.plan import Coefficients, Plan
 from tvmerge.receipt import RECEIPT_NAME, RecipeText
@@ -114,7 +113,7 @@ def save(
         for variant, outcome in zip(order.variants, result.outcomes, strict=True):
             _judge(target / variant.name, order, variant, outcome)
         with storage_errors(out):
-            work.name_parts(iter(order.files(plan)))
+            work.name_parts(order.files(plan))
             for number in range(len(order.variants)):
                 _complete(result, number, work, target.name)
             work.publish(sync=options.sync)
@@ -138,7 +137,7 @@ def _refuse_early(order: Order, options: RunOptions) -> None:
     if order.kind == MODEL:
         companions = find_companions(order.donor)
         if order.dtype is not None and Path("config.json") in companions:
-            read_config(order.donor.folder / "config.json")
+            config_to_change(order.donor.folder / "config.json")
 
 
 def _identity(order: Order, plan: Plan, stats: Stats, options: RunOptions) -> dict[str, Any]:

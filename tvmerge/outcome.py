@@ -94,11 +94,16 @@ def _tensors(
                     entry.name, entry.dtype, entry.elements, COMBINED, "in the sum", edit
                 )
                 continue
-            reason = "untouched" if entry.dtype in FLOAT_DTYPES else "not floating-point"
+            reason = copy_reason(entry.dtype)
             differs = copied[key] > 0
             yield TensorOutcome(
                 entry.name, entry.dtype, entry.elements, COPIED, reason, None, differs
             )
+
+
+def copy_reason(dtype: str) -> str:
+    """Why a tensor of this dtype is copied."""
+    return "untouched" if dtype in FLOAT_DTYPES else "not floating-point"
 
 
 def _summed(states: Iterable[Mapping[int, bytes]]) -> dict[int, bytes]:

@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tvmerge.dtype import TORCH_NAMES
-from tvmerge.errors import FormatError, OutputError, StorageError, TVMergeError
+from tvmerge.errors import FormatError, OutputError, StorageError, storage_errors
 from tvmerge.plan import OutShard
 from tvmerge.stored import INDEX_SUFFIX, Stored
 
@@ -61,17 +60,6 @@ def check_destination(out: Path, inputs: Iterable[Stored]) -> None:
             )
     elif target.exists():
         raise OutputError(f"{out}: is a file, expected a new or empty folder. Name another one")
-
-
-@contextmanager
-def storage_errors(place: str | os.PathLike[str], doing: str = "write") -> Iterator[None]:
-    """Raise StorageError for what the operating system refuses while `place` is written."""
-    try:
-        yield
-    except TVMergeError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{place}: cannot {doing}: {error.strerror or error}") from error
 
 
 def find_companions(donor: Stored) -> list[Path]:
@@ -137,7 +125,7 @@ def index_file(shards: Sequence[OutShard], *, stem: str) -> tuple[str, bytes] | 
     return stem + INDEX_SUFFIX, (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
 
 
-def read_config(config: Path) -> dict[str, Any] | None:
+def config_to_change(config: Path) -> dict[str, Any] | None:
     """A config.json that has to be changed; None where there is none.
 
     Raises FormatError where it is not a JSON object.
@@ -155,7 +143,7 @@ def read_config(config: Path) -> dict[str, Any] | None:
 
 def declare_dtype(config: Path, dtype: str) -> None:
     """Keep a copied config true when the weights' dtype (its safetensors code) was changed."""
-    content = read_config(config)
+    content = config_to_change(config)
     if content is None:
         return
     for key in ("torch_dtype", "dtype"):

@@ -19,10 +19,10 @@ from time import monotonic
 
 from tvmerge import _core
 from tvmerge.batches import Batch, cut, run_batch
+from tvmerge.errors import storage_errors
 from tvmerge.estimate import Load, Rates, load_of, page_caches, read_ranges
 from tvmerge.floor import run_floor
 from tvmerge.jobs import Combine
-from tvmerge.output import storage_errors
 from tvmerge.page_cache import PageCache
 from tvmerge.plan import Plan
 from tvmerge.run_options import RunOptions, Workspace
@@ -58,7 +58,7 @@ def check_memory(plan: Plan, workspace: Workspace) -> None:
     jobs = tuple(replace(job, elements=0) for job in plan.jobs if isinstance(job, Combine))
     inputs = {number: os.fspath(path) for number, path in enumerate(plan.inputs)}
     nowhere = dict.fromkeys(range(plan.variants * len(plan.shards)), "")
-    run_batch(Batch(0, inputs, nowhere, jobs), workspace, write=False)
+    run_batch(Batch(0, inputs, nowhere, jobs), workspace, into=dict.fromkeys(nowhere))
 
 
 def probe(

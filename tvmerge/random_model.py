@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from tvmerge.output import storage_errors
+from tvmerge.errors import storage_errors
 from tvmerge.plan import OutShard
 from tvmerge.safetensors import layout, size_in_bytes
 from tvmerge.stored import INDEX_SUFFIX
@@ -45,7 +45,7 @@ def write_random_model(folder: Path, parameters: float, *, tuned: int = 0) -> in
             weight_map = {entry.name: shard.name for shard in shards for entry in shard.entries}
             index = {"metadata": {}, "weight_map": weight_map}
             (folder / f"model{INDEX_SUFFIX}").write_text(json.dumps(index, indent=2) + "\n")
-        (folder / "config.json").write_text(json.dumps(_config(shapes), indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(llama_config(shapes), indent=2) + "\n")
     return sum(shard.size_bytes for shard in shards)
 
 
@@ -108,7 +108,8 @@ def _write(path: Path, shard: OutShard, pool: bytes) -> None:
             left -= file.write(pool[:left])
 
 
-def _config(shapes: dict[str, _Shape]) -> dict[str, object]:
+def llama_config(shapes: dict[str, _Shape], dtype: str = "bfloat16") -> dict[str, object]:
+    """The config.json of a Llama with tensors of these shapes; `dtype` is torch's name."""
     vocabulary, width = shapes["model.embed_tokens.weight"]
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -120,5 +121,5 @@ def _config(shapes: dict[str, _Shape]) -> dict[str, object]:
         "num_key_value_heads": max(1, shapes["model.layers.0.self_attn.k_proj.weight"][0] // 64),
         "vocab_size": vocabulary,
         "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": dtype,
     }

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tvmerge.batches import cut, run_batch
+from tvmerge.batches import cut, run_batches
 from tvmerge.digest import file_digest
 from tvmerge.file_records import read_head
 from tvmerge.outcome import Outcome, outcomes
 from tvmerge.plan import Plan, plan_checkpoint, plan_vector
 from tvmerge.receipt import MODEL, Receipt, row
-from tvmerge.record import Record
 from tvmerge.run_options import RunOptions
 from tvmerge.stored import Stored, open_stored
 from tvmerge.verify import Fault, input_files, quick_faults
@@ -53,15 +52,10 @@ def _plan(receipt: Receipt) -> Plan:
 def _compute(plan: Plan, options: RunOptions) -> Outcome:
     names = [Path(shard.name) for shard in plan.shards]
     batches = cut(plan, names, batch_bytes=options.batch_bytes)
-    told, to_move = options.progress, sum(batch.bytes_to_move for batch in batches)
-    workspace = options.workspace(to_move)
-    records: dict[int, Record] = {}
-    before = 0
-    for batch in batches:
-        progress = (lambda done, before=before: told(before + done, to_move)) if told else None
-        records[batch.number] = run_batch(batch, workspace, progress, write=False)
-        before += batch.bytes_to_move
-    return outcomes(plan, batches, records)[0]
+    whole = sum(batch.bytes_to_move for batch in batches)
+    workspace = options.workspace(whole)
+    done = run_batches(batches, workspace, options.progress, whole=whole, write=False)
+    return outcomes(plan, batches, {record.number: record for record in done})[0]
 
 
 def _inputs(receipt: Receipt, plan: Plan, outcome: Outcome) -> Iterator[Fault]:

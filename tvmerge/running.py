@@ -8,9 +8,8 @@ from pathlib import Path
 
 from tvmerge import _core
 from tvmerge.batches import Batch, cut, read_back, run_batch
-from tvmerge.errors import StorageError
+from tvmerge.errors import StorageError, storage_errors
 from tvmerge.order import Order
-from tvmerge.output import storage_errors
 from tvmerge.plan import Plan
 from tvmerge.record import Record
 from tvmerge.run_options import Progress, RunOptions

@@ -23,6 +23,7 @@ from tvmerge.errors import (
     OutputError,
     StorageError,
     TVMergeError,
+    storage_errors,
 )
 from tvmerge.journal import Journal
 
@@ -181,7 +182,7 @@ def _take_over(work: Unfinished, merge: Mapping[str, Any], *, restart: bool) -> 
         raise OutputError(f"{work.target}: was taken by another merge. Name another folder")
     before = work.journal.merge
     if before == merge and not restart:
-        with _storage_errors(work.target):
+        with storage_errors(work.target):
             work.journal.resume()
         return
     if before is not None and not restart:
@@ -195,17 +196,9 @@ def _take_over(work: Unfinished, merge: Mapping[str, Any], *, restart: bool) -> 
             f"{work.folder}: holds an unfinished merge whose journal cannot be read. Discard it "
             "with --restart"
         )
-    with _storage_errors(work.target):
+    with storage_errors(work.target):
         work.clear()
         work.journal.begin(merge)
-
-
-@contextmanager
-def _storage_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"{target}: cannot write: {error.strerror or error}") from error
 
 
 def _difference(before: Mapping[str, Any], merge: Mapping[str, Any]) -> str:

@@ -16,10 +16,9 @@ from tvmerge.algebra import Checkpoint
 from tvmerge.cli.options import RunFlags, run_options
 from tvmerge.cli.printing import print_json, print_table, size
 from tvmerge.contenders import FLOOR, MERGEKIT, TVMERGE, Contest, Results, compete
-from tvmerge.errors import OutputError
+from tvmerge.errors import OutputError, storage_errors
 from tvmerge.floor_memory import remember
 from tvmerge.hub import resolve
-from tvmerge.output import storage_errors
 from tvmerge.plan import plan_checkpoint
 from tvmerge.random_model import write_random_model
 from tvmerge.run_options import RunOptions
