@@ -10,7 +10,7 @@ namespace tvmerge {
 // d = y - x, the realised one r = z - x.
 struct Edit {
   std::uint64_t changed = 0;   // z is not x (by value; NaN is NaN)
-  std::uint64_t intended = 0;  // |d| is more than arithmetic noise (see kernels_body.hpp)
+  std::uint64_t intended = 0;  // |d| is more than arithmetic noise (kernels_combine.hpp)
   std::uint64_t lost = 0;      // intended, and not changed
   double intended_sq = 0;      // sum of d^2
   double realised_sq = 0;      // sum of r^2
