@@ -44,6 +44,11 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 4), high_sum);
 }
 
+typedef float Floats __attribute__((vector_size(32)));
+inline Floats fused_lanes(Floats a, Floats b, Floats c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+
 // float16 to float32, exact.
 inline void widen_half(const std::uint16_t* from, std::size_t count, float* to) {
   std::size_t i = 0;

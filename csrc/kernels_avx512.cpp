@@ -31,6 +31,26 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
   _mm512_storeu_si512(lanes, sum);
 }
 
+typedef float Floats __attribute__((vector_size(64)));
+inline Floats fused_lanes(Floats a, Floats b, Floats c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+
+// The masks of comparisons as they are: see tally in kernels_compare.hpp.
+typedef std::int32_t Ints __attribute__((vector_size(64)));
+inline __m512i plus_one(Ints count, __mmask16 where) {
+  const auto held = reinterpret_cast<__m512i>(count);
+  return _mm512_mask_sub_epi32(held, where, held, _mm512_set1_epi32(-1));
+}
+inline void tally(Floats d_sq, Floats noise_sq, Floats r, Ints& intended, Ints& changed,
+                  Ints& lost) {
+  const __mmask16 meant = _mm512_cmp_ps_mask(d_sq, noise_sq, _CMP_GT_OS);
+  const __mmask16 moved = _mm512_cmp_ps_mask(r, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  intended = reinterpret_cast<Ints>(plus_one(intended, meant));
+  changed = reinterpret_cast<Ints>(plus_one(changed, moved));
+  lost = reinterpret_cast<Ints>(plus_one(lost, _kandn_mask16(moved, meant)));
+}
+
 // float16 to float32, exact.
 inline void widen_half(const std::uint16_t* from, std::size_t count, float* to) {
   std::size_t i = 0;

@@ -27,6 +27,22 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
 }  // namespace
 }  // namespace tvmerge::generic
 
+#include "kernels_codes.hpp"
+
+namespace tvmerge::generic {
+namespace {
+
+inline Vectors<float>::Vector fused_lanes(Vectors<float>::Vector a,
+                                          Vectors<float>::Vector b,
+                                          Vectors<float>::Vector c) {
+  for (std::size_t lane = 0; lane < Vectors<float>::kWidth; ++lane)
+    c[lane] = fused(a[lane], b[lane], c[lane]);
+  return c;
+}
+
+}  // namespace
+}  // namespace tvmerge::generic
+
 #include "kernels_body.hpp"
 
 namespace tvmerge {
