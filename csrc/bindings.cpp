@@ -9,6 +9,7 @@
 #include "engine.hpp"
 #include "error.hpp"
 #include "kernels.hpp"
+#include "select.hpp"
 
 namespace py = pybind11;
 
@@ -207,6 +208,41 @@ PYBIND11_MODULE(_core, module) {
         py::list results;
         for (Measured& one : measured)
           results.append(py::make_tuple(one.gram, one.nonzero));
+        return results;
+      },
+      py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
+      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
+      py::arg("progress") = py::none());
+
+  py::class_<SelectJob>(module, "SelectJob")
+      .def(py::init(
+               [](std::vector<Source> sources, std::uint64_t elements,
+                  const std::vector<std::pair<std::int32_t, std::uint64_t>>& queries) {
+                 SelectJob job{std::move(sources), elements, {}};
+                 for (const auto& [source, rank] : queries)
+                   job.queries.push_back({source, rank});
+                 return job;
+               }),
+           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("queries"));
+
+  module.def(
+      "select",
+      [](const std::vector<std::string>& inputs, const std::vector<SelectJob>& jobs,
+         unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
+         bool drop_behind, const py::object& progress) {
+        const Options options =
+            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
+        std::vector<std::vector<Cut>> found;
+        {
+          const py::gil_scoped_release release;
+          found = select(inputs, jobs, options);
+        }
+        py::list results;
+        for (const std::vector<Cut>& job : found) {
+          py::list cuts;
+          for (const Cut& cut : job) cuts.append(py::make_tuple(cut.key, cut.ties_end));
+          results.append(cuts);
+        }
         return results;
       },
       py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),

@@ -26,7 +26,8 @@ std::size_t compare_nothing(const void* /*a*/, const void* /*b*/,
 void digest_nothing(const void* /*data*/, std::size_t /*size_bytes*/,
                     std::uint64_t /*position*/, std::uint64_t* /*lanes*/) {}
 
-constexpr Kernels kFloor{"none", touch, measure_nothing, compare_nothing, digest_nothing};
+constexpr Kernels kFloor{"none",  touch,           measure_nothing, nullptr,
+                         nullptr, compare_nothing, digest_nothing};
 
 }  // namespace
 

@@ -50,10 +50,31 @@ struct MeasureSlice {
   std::uint64_t* nonzero;
 };
 
+// What is ranked in a slice (select.hpp): the delta of terms[term] from terms[0], or for
+// -1 the variance of all deltas.
+struct RankedSlice {
+  const Term* terms;
+  std::size_t term_count;
+  std::int32_t term;
+  std::size_t count;
+};
+
+// Counts keys above `high` and equal to `tie`.
+struct KeyScan {
+  std::uint32_t low, high, tie;
+  std::uint64_t above = 0, ties = 0;
+};
+
 struct Kernels {
   const char* isa;
   void (*combine)(const CombineSlice&);
   void (*measure)(const MeasureSlice&);
+  // The keys of slice.count elements.
+  void (*ranked_keys)(const RankedSlice& slice, std::uint32_t* keys);
+  // Adds to the counts of `scan`; writes the keys in [low, high] to `inside`, which has
+  // room for `count` and kTileElements more, and returns how many they are.
+  std::size_t (*scan_keys)(const std::uint32_t* keys, std::size_t count, KeyScan& scan,
+                           std::uint32_t* inside);
   // How many bytes differ between a and b.
   std::size_t (*count_different)(const void* a, const void* b, std::size_t size_bytes);
   // Adds bytes that stand at `position` of their file to its digest (digest.hpp).

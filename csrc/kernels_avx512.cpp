@@ -1,6 +1,8 @@
 // Compiled for AVX-512 F, BW, DQ and VL; chosen at run time where the processor has them.
 #include <immintrin.h>
 
+#include <algorithm>
+
 #include "digest.hpp"
 #include "ops.hpp"
 
@@ -8,6 +10,7 @@
 #define TVMERGE_ISA_NAME "avx512"
 #define TVMERGE_VECTOR_BYTES 64
 #define TVMERGE_HALF
+#define TVMERGE_COMPRESS
 
 namespace tvmerge::avx512 {
 namespace {
@@ -49,6 +52,25 @@ inline void tally(Floats d_sq, Floats noise_sq, Floats r, Ints& intended, Ints& 
   intended = reinterpret_cast<Ints>(plus_one(intended, meant));
   changed = reinterpret_cast<Ints>(plus_one(changed, moved));
   lost = reinterpret_cast<Ints>(plus_one(lost, _kandn_mask16(moved, meant)));
+}
+
+// Writes the keys in [low, low + width], in their order; returns how many they are.
+inline std::size_t pick_inside(const std::uint32_t* keys, std::size_t count,
+                               std::uint32_t low, std::uint32_t width,
+                               std::uint32_t* to) {
+  const __m512i lows = _mm512_set1_epi32(static_cast<int>(low));
+  const __m512i widths = _mm512_set1_epi32(static_cast<int>(width));
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < count; i += 16) {
+    const std::size_t left = std::min<std::size_t>(count - i, 16);
+    const auto held = static_cast<__mmask16>((1u << left) - 1);
+    const __m512i key = _mm512_maskz_loadu_epi32(held, keys + i);
+    const __mmask16 inside =
+        _mm512_mask_cmple_epu32_mask(held, _mm512_sub_epi32(key, lows), widths);
+    _mm512_storeu_si512(to + found, _mm512_maskz_compress_epi32(inside, key));
+    found += static_cast<std::size_t>(__builtin_popcount(inside));
+  }
+  return found;
 }
 
 // float16 to float32, exact.

@@ -2,7 +2,8 @@
 // TVMERGE_ISA (a namespace of its own, so that no two copies can be mixed up by the
 // linker), TVMERGE_ISA_NAME and TVMERGE_VECTOR_BYTES, and in that namespace the loops
 // that compilers do not vectorise well by themselves: digest_stripes and, where the
-// processor converts float16 (TVMERGE_HALF), widen_half and narrow_half.
+// processor converts float16 (TVMERGE_HALF), widen_half and narrow_half, and where it
+// compresses registers (TVMERGE_COMPRESS), pick_inside.
 //
 // A slice is walked in tiles of kTileElements whose accumulators stay in the first-level
 // cache; within a tile each term is one plain loop over one dtype, which the compiler
@@ -14,6 +15,7 @@
 #include "kernels.hpp"
 #include "kernels_combine.hpp"
 #include "kernels_measure.hpp"
+#include "kernels_select.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
 namespace {
@@ -44,7 +46,8 @@ void digest(const void* data, std::size_t size_bytes, std::uint64_t position,
   digest_stripes(last, 1, position + whole, lanes);
 }
 
-constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine, measure, count_different, digest};
+constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine,         measure, ranked_keys,
+                           scan_keys,        count_different, digest};
 
 }  // namespace
 }  // namespace tvmerge::TVMERGE_ISA

@@ -38,6 +38,11 @@ class MeasureJob:
         self, *, sources: Sequence[Source], elements: int, rows: Sequence[float]
     ) -> None: ...
 
+class SelectJob:
+    def __init__(
+        self, *, sources: Sequence[Source], elements: int, queries: Sequence[tuple[int, int]]
+    ) -> None: ...
+
 class MergeResult:
     @property
     def edits(self) -> list[list[tuple[int, int, int, float, float, float]]]: ...
@@ -83,5 +88,15 @@ def measure(
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
 ) -> list[tuple[list[float], list[int]]]: ...
+def select(
+    inputs: Sequence[str],
+    jobs: Sequence[SelectJob],
+    *,
+    threads: int,
+    buffer_bytes: int,
+    isa: str = ...,
+    drop_behind: bool = ...,
+    progress: Callable[[int], None] | None = ...,
+) -> list[list[tuple[int, int]]]: ...
 def allocate(path: str, size_bytes: int) -> None: ...
 def available_isas() -> list[str]: ...

@@ -1,0 +1,93 @@
+#include "search.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+namespace tvmerge {
+
+Search::Search(std::uint64_t rank, std::uint64_t elements, std::uint64_t slices)
+    : rank_(rank), elements_(elements), ties_(slices) {
+  if (rank == 0)
+    finish(UINT32_MAX, 0);
+  else if (rank >= elements)
+    finish(0, elements);
+  else
+    search_in(0, kHighest, 0);
+}
+
+void Search::search_in(Key low, Key high, Key tie) {
+  low_ = low;
+  high_ = high;
+  tie_ = tie;
+  shift_ = 0;
+  while ((static_cast<std::size_t>(high - low) >> shift_) >= kBins) ++shift_;
+  above_ = 0;
+  bins_.clear();
+}
+
+void Search::finish(Key key, std::uint64_t ties_end) {
+  cut_ = {key, ties_end};
+  state_ = State::done;
+  bins_ = {};
+  ties_ = {};
+}
+
+void Search::bracket(std::vector<Key>& sample) {
+  if (done() || sample.empty()) return;
+  const auto size = static_cast<double>(sample.size());
+  const double share = static_cast<double>(rank_) / static_cast<double>(elements_);
+  const bool whole = sample.size() == elements_;
+  // Eight standard deviations of a fair sample: neighbours are alike, so it is less fair.
+  const double margin = whole ? 0 : 8 * std::sqrt(size * share * (1 - share)) + 2;
+  const double middle = whole ? static_cast<double>(rank_ - 1) : size * share;
+  const auto key_at = [&](double place) {
+    const auto n = sample.begin() + static_cast<std::ptrdiff_t>(place);
+    std::nth_element(sample.begin(), n, sample.end(), std::greater<>{});
+    return *n;
+  };
+  const Key high = middle - margin < 0 ? kHighest : key_at(middle - margin);
+  const Key low = middle + margin >= size ? 0 : key_at(middle + margin);
+  search_in(low, high, key_at(std::min(middle, size - 1)));
+}
+
+void Search::add(const Found& found) {
+  above_ += found.above;
+  bins_.resize(bin_count());
+  for (std::size_t b = 0; b < bins_.size(); ++b) bins_[b] += found.bins[b];
+}
+
+void Search::narrow() {
+  if (rank_ <= above_) return search_in(high_ + 1, kHighest, high_ + 1);
+  std::uint64_t before = above_;
+  for (std::size_t b = bins_.size(); b-- > 0;) {
+    const std::uint64_t here = bins_[b];
+    if (before + here < rank_) {
+      before += here;
+      continue;
+    }
+    const Key key = low_ + static_cast<Key>(b << shift_);
+    if (shift_ == 0) return found_key(key, rank_ - before, here);
+    const Key last = std::min<Key>(high_, key + ((Key{1} << shift_) - 1));
+    return search_in(key, last, key);
+  }
+  search_in(0, low_ - 1, 0);
+}
+
+void Search::found_key(Key key, std::uint64_t count, std::uint64_t all) {
+  if (count == all) return finish(key, elements_);
+  if (key != tie_) return search_in(key, key, key);
+  for (tie_slice_ = 0; count > ties_[tie_slice_]; ++tie_slice_)
+    count -= ties_[tie_slice_];
+  ties_within_ = count;
+  cut_.key = key;
+  state_ = State::placing;
+}
+
+void Search::place(const Key* keys, std::uint64_t start) {
+  std::uint64_t at = 0;
+  for (std::uint64_t left = ties_within_; left > 0; ++at) left -= keys[at] == cut_.key;
+  finish(cut_.key, start + at);
+}
+
+}  // namespace tvmerge

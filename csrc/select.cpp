@@ -1,0 +1,280 @@
+// Selecting: a sample brackets each cut, one pass counts what lies above the bracket and
+// sorts what lies in it into bins of single keys. Sampling decides only how fast: where
+// it misled, or where equal magnitudes lie at the cut, another pass follows.
+#include "select.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+#include "error.hpp"
+#include "reading.hpp"
+#include "search.hpp"
+#include "slices.hpp"
+
+namespace tvmerge {
+namespace {
+
+constexpr std::uint64_t kSelectElements = std::uint64_t{64} * 1024;
+constexpr std::uint64_t kSampleChunks = 64, kChunkElements = 512;
+constexpr std::uint64_t kSampleElements = kSampleChunks * kChunkElements;
+
+// One job's searches, and how many of its slices this pass has still to see.
+struct Progressing {
+  std::vector<Search> searches;
+  std::mutex mutex;
+  std::uint64_t slices_left = 0;
+
+  [[nodiscard]] bool done() const {
+    return std::all_of(searches.begin(), searches.end(),
+                       [](const Search& search) { return search.done(); });
+  }
+};
+
+// A thread's memory: slices of all sources, their keys, those in a bracket, and bins.
+struct Scratch {
+  std::uint64_t read_bytes = 0;
+  std::size_t queries = 0;
+
+  explicit Scratch(const std::vector<SelectJob>& jobs) {
+    for (const SelectJob& job : jobs) {
+      read_bytes = std::max(read_bytes, slice_bytes(job.sources, kSelectElements));
+      queries = std::max(queries, job.queries.size());
+    }
+  }
+  static constexpr std::uint64_t kKeyBytes = kSelectElements * sizeof(Key);
+  static constexpr std::uint64_t kInsideBytes =
+      (kSelectElements + kTileElements) * sizeof(Key);
+  [[nodiscard]] std::uint64_t bytes() const {
+    return read_bytes + kKeyBytes + kInsideBytes +
+           queries * Search::kBins * sizeof(std::uint32_t);
+  }
+};
+
+class Selecting {
+ public:
+  Selecting(const std::vector<std::string>& paths, const std::vector<SelectJob>& jobs,
+            const Options& options)
+      : paths_(paths),
+        jobs_(jobs),
+        options_(options),
+        kernels_(kernels_for(options.isa)),
+        scratch_(jobs),
+        space_(options, scratch_.bytes()) {
+    for (const SelectJob& job : jobs) {
+      check(job);
+      states_.push_back(std::make_unique<Progressing>());
+      const std::uint64_t slices = (job.elements + kSelectElements - 1) / kSelectElements;
+      for (const Query& query : job.queries)
+        states_.back()->searches.emplace_back(query.rank, job.elements, slices);
+    }
+  }
+
+  std::vector<std::vector<Cut>> run() {
+    std::vector<std::size_t> open = unfinished();
+    sample(open);
+    for (; !open.empty(); open = unfinished()) pass(open);
+    std::vector<std::vector<Cut>> cuts;
+    for (const auto& state : states_) {
+      cuts.emplace_back();
+      for (const Search& search : state->searches) cuts.back().push_back(search.cut());
+    }
+    return cuts;
+  }
+
+ private:
+  void check(const SelectJob& job) const {
+    const auto count = static_cast<std::int32_t>(job.sources.size());
+    bool good = count > 1;
+    for (const Source& source : job.sources) good = good && source.file < paths_.size();
+    for (const Query& query : job.queries)
+      good =
+          good && query.source >= kVariance && query.source != 0 && query.source < count;
+    if (!good) throw Error(ErrorKind::config, "a query names no source that exists");
+  }
+
+  [[nodiscard]] std::vector<std::size_t> unfinished() const {
+    std::vector<std::size_t> open;
+    for (std::size_t j = 0; j < jobs_.size(); ++j)
+      if (!states_[j]->done()) open.push_back(j);
+    return open;
+  }
+
+  // Runs body(reader, share, memory) on every thread, for `count` units.
+  template <typename Body>
+  void run_units(const std::vector<std::size_t>& open, std::uint64_t count, Body&& body) {
+    if (count == 0) return;
+    Extents extents(paths_.size());
+    for (const std::size_t j : open) extents.add(jobs_[j].sources, jobs_[j].elements);
+    reserve_descriptors(paths_.size());
+    Inputs inputs(paths_, extents, options_.drop_behind);
+    run_threads(
+        count, space_.threads,
+        [&](unsigned /*thread*/, Share& share) {
+          const Buffer memory = make_buffer(scratch_.bytes());
+          if (!memory) return false;
+          std::vector<DigestLanes> no_digests;
+          const Reader reader(inputs, kernels_, memory.get(), no_digests, share);
+          body(reader, share, memory.get());
+          return true;
+        },
+        options_.progress);
+  }
+
+  // The keys of a range, which is at most a slice; they lie behind what was read.
+  Key* keys_of(const SelectJob& job, const Query& query, const std::vector<Term>& terms,
+               std::uint64_t count, unsigned char* memory) const {
+    auto* const keys = reinterpret_cast<Key*>(memory + scratch_.read_bytes);
+    kernels_.ranked_keys({terms.data(), job.sources.size(), query.source, count}, keys);
+    return keys;
+  }
+
+  void sample(const std::vector<std::size_t>& open) {
+    run_units(open, open.size(),
+              [&](const Reader& reader, Share& share, unsigned char* memory) {
+                while (const auto unit = share.next())
+                  sample_job(jobs_[open[*unit]], states_[open[*unit]]->searches, reader,
+                             memory);
+              });
+  }
+
+  void sample_job(const SelectJob& job, std::vector<Search>& searches,
+                  const Reader& reader, unsigned char* memory) const {
+    std::vector<std::vector<Key>> samples(searches.size());
+    std::vector<Term> terms;
+    const bool whole = job.elements <= kSampleElements;
+    const std::uint64_t chunks = whole ? 1 : kSampleChunks;
+    const std::uint64_t length = whole ? job.elements : kChunkElements;
+    for (std::uint64_t c = 0; c < chunks; ++c) {
+      const std::uint64_t start = whole ? 0 : (job.elements - length) / (chunks - 1) * c;
+      reader.read_terms(job.sources, start, length, terms);
+      for (std::size_t q = 0; q < searches.size(); ++q) {
+        const Key* const keys = keys_of(job, job.queries[q], terms, length, memory);
+        samples[q].insert(samples[q].end(), keys, keys + length);
+      }
+    }
+    for (std::size_t q = 0; q < searches.size(); ++q) searches[q].bracket(samples[q]);
+  }
+
+  void pass(const std::vector<std::size_t>& open) {
+    SliceTable table;
+    for (const std::size_t j : open) {
+      const std::uint64_t before = table.count();
+      table.add(jobs_[j].elements, kSelectElements);
+      states_[j]->slices_left = table.count() - before;
+    }
+    run_units(open, table.count(),
+              [&](const Reader& reader, Share& share, unsigned char* memory) {
+                scan_slices(open, table, reader, share, memory);
+              });
+    locate_ties(open);
+  }
+
+  // One thread's slices. What it finds of a job is handed over when it goes to the next.
+  void scan_slices(const std::vector<std::size_t>& open, const SliceTable& table,
+                   const Reader& reader, Share& share, unsigned char* memory) const {
+    std::vector<Term> terms;
+    std::vector<Search::Found> found;
+    std::size_t current = SIZE_MAX;
+    std::uint64_t seen = 0;
+    const auto hand_over = [&] {
+      if (current != SIZE_MAX) this->hand_over(*states_[current], found, seen);
+      seen = 0;
+    };
+    while (const auto unit = share.next()) {
+      const SliceTable::Slice slice = table.at(*unit);
+      const std::size_t j = open[slice.job];
+      if (j != current) {
+        hand_over();
+        current = j;
+        found.assign(jobs_[j].queries.size(), {});
+        for (std::size_t q = 0; q < found.size(); ++q)
+          found[q].bins = bins(memory, q, states_[j]->searches[q]);
+      }
+      reader.read_terms(jobs_[j].sources, slice.start, slice.length, terms);
+      for (std::size_t q = 0; q < found.size(); ++q)
+        scan(jobs_[j], q, terms, slice, states_[j]->searches[q], found[q], memory);
+      ++seen;
+    }
+    hand_over();
+  }
+
+  std::uint32_t* bins(unsigned char* memory, std::size_t query,
+                      const Search& search) const {
+    auto* const first =
+        reinterpret_cast<std::uint32_t*>(memory + scratch_.read_bytes +
+                                         Scratch::kKeyBytes + Scratch::kInsideBytes) +
+        query * Search::kBins;
+    if (!search.done()) std::fill_n(first, search.bin_count(), 0u);
+    return first;
+  }
+
+  void scan(const SelectJob& job, std::size_t query, const std::vector<Term>& terms,
+            const SliceTable::Slice& slice, Search& search, Search::Found& found,
+            unsigned char* memory) const {
+    if (search.done()) return;
+    const Key* const keys = keys_of(job, job.queries[query], terms, slice.length, memory);
+    auto* const inside =
+        reinterpret_cast<Key*>(memory + scratch_.read_bytes + Scratch::kKeyBytes);
+    KeyScan scan = search.scan();
+    const std::size_t count = kernels_.scan_keys(keys, slice.length, scan, inside);
+    found.above += scan.above;
+    search.note_ties(slice.number, scan.ties);  // a slice is one thread's
+    for (std::size_t i = 0; i < count; ++i) ++found.bins[search.bin(inside[i])];
+  }
+
+  static void hand_over(Progressing& state, std::vector<Search::Found>& found,
+                        std::uint64_t slices) {
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    for (std::size_t q = 0; q < found.size(); ++q) {
+      if (!state.searches[q].done()) state.searches[q].add(found[q]);
+    }
+    state.slices_left -= slices;
+    if (state.slices_left != 0) return;
+    for (Search& search : state.searches)
+      if (!search.done()) search.narrow();
+  }
+
+  // A cut through equal magnitudes lies in a known slice: looks there for its place.
+  void locate_ties(const std::vector<std::size_t>& open) {
+    const bool any = std::any_of(open.begin(), open.end(), [&](std::size_t j) {
+      const auto& searches = states_[j]->searches;
+      return std::any_of(searches.begin(), searches.end(),
+                         [](const Search& search) { return search.awaits_place(); });
+    });
+    run_units(open, any, [&](const Reader& reader, Share& share, unsigned char* memory) {
+      if (!share.next()) return;
+      std::vector<Term> terms;
+      for (const std::size_t j : open) {
+        for (std::size_t q = 0; q < jobs_[j].queries.size(); ++q) {
+          Search& search = states_[j]->searches[q];
+          if (!search.awaits_place()) continue;
+          const std::uint64_t start = search.tie_slice() * kSelectElements;
+          const std::uint64_t count =
+              std::min(kSelectElements, jobs_[j].elements - start);
+          reader.read_terms(jobs_[j].sources, start, count, terms);
+          search.place(keys_of(jobs_[j], jobs_[j].queries[q], terms, count, memory),
+                       start);
+        }
+      }
+    });
+  }
+
+  const std::vector<std::string>& paths_;
+  const std::vector<SelectJob>& jobs_;
+  const Options& options_;
+  const Kernels& kernels_;
+  const Scratch scratch_;
+  const Workspace space_;
+  std::vector<std::unique_ptr<Progressing>> states_;
+};
+
+}  // namespace
+
+std::vector<std::vector<Cut>> select(const std::vector<std::string>& inputs,
+                                     const std::vector<SelectJob>& jobs,
+                                     const Options& options) {
+  return Selecting(inputs, jobs, options).run();
+}
+
+}  // namespace tvmerge

@@ -1,0 +1,45 @@
+// Which elements of a delta are its largest: exact, in a stream, whatever the model's
+// size.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine.hpp"
+#include "job.hpp"
+
+namespace tvmerge {
+
+// A magnitude as an integer in the same order: the bits of |float32|; NaN comes last.
+using Key = std::uint32_t;
+
+// The first `rank` elements in descending order of magnitude, equal ones in the order of
+// their place in the tensor: those whose key is above `key`, and of those that have it
+// the ones before element `ties_end`.
+struct Cut {
+  Key key = 0;
+  std::uint64_t ties_end = 0;
+};
+
+// sources[0] is the base. What is ranked is sources[source] - sources[0], in float32
+// (from float64 where one of them is), or with kVariance the population variance of all
+// deltas.
+constexpr std::int32_t kVariance = -1;
+struct Query {
+  std::int32_t source;
+  std::uint64_t rank;
+};
+struct SelectJob {
+  std::vector<Source> sources;
+  std::uint64_t elements;
+  std::vector<Query> queries;
+};
+
+// Per job and query. Reads the sources once, and once more where equal magnitudes lie at
+// a cut or the sample misled; throws as `merge` does.
+std::vector<std::vector<Cut>> select(const std::vector<std::string>& inputs,
+                                     const std::vector<SelectJob>& jobs,
+                                     const Options& options);
+
+}  // namespace tvmerge
