@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "delta_sums.hpp"
 #include "engine.hpp"
 #include "error.hpp"
 #include "kernels.hpp"
@@ -114,15 +115,49 @@ PYBIND11_MODULE(_core, module) {
            py::arg("file"), py::arg("offset_bytes"), py::arg("dtype"),
            py::arg("digested") = false);
 
+  using PyCut = std::pair<Key, std::uint64_t>;
+  py::class_<Part>(module, "Part")
+      .def(py::init([](std::int32_t source, double weight, double gain, PyCut outer,
+                       PyCut inner, bool of_variance, std::uint64_t random_below,
+                       std::uint64_t key) {
+             return Part{source,
+                         weight,
+                         gain,
+                         {{outer.first, outer.second},
+                          {inner.first, inner.second},
+                          of_variance,
+                          random_below,
+                          key}};
+           }),
+           py::kw_only(), py::arg("source"), py::arg("weight"), py::arg("gain") = 1.0,
+           py::arg("outer") = PyCut{kAll.key, kAll.ties_end},
+           py::arg("inner") = PyCut{kNone.key, kNone.ties_end},
+           py::arg("of_variance") = false, py::arg("random_below") = kAlways,
+           py::arg("key") = 0);
+
+  py::class_<Consensus>(module, "Consensus")
+      .def(py::init([](std::vector<Part> parts, double scale, bool elect, bool normalize,
+                       std::uint64_t first) {
+             return Consensus{std::move(parts), scale, elect, normalize, first};
+           }),
+           py::kw_only(), py::arg("parts"), py::arg("scale"), py::arg("elect"),
+           py::arg("normalize"), py::arg("first") = 0);
+
   py::class_<Output>(module, "Output")
       .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,
                        const std::string& dtype, std::int32_t reference,
-                       std::vector<double> coefficients) {
-             return Output{file, offset_bytes, parse_dtype(dtype), reference,
-                           std::move(coefficients)};
+                       std::vector<double> coefficients,
+                       std::optional<Consensus> consensus) {
+             return Output{file,
+                           offset_bytes,
+                           parse_dtype(dtype),
+                           reference,
+                           std::move(coefficients),
+                           std::move(consensus)};
            }),
            py::kw_only(), py::arg("file"), py::arg("offset_bytes"), py::arg("dtype"),
-           py::arg("reference"), py::arg("coefficients"));
+           py::arg("reference"), py::arg("coefficients"),
+           py::arg("consensus") = std::nullopt);
 
   py::class_<CombineJob>(module, "CombineJob")
       .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
@@ -242,6 +277,38 @@ PYBIND11_MODULE(_core, module) {
           py::list cuts;
           for (const Cut& cut : job) cuts.append(py::make_tuple(cut.key, cut.ties_end));
           results.append(cuts);
+        }
+        return results;
+      },
+      py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
+      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
+      py::arg("progress") = py::none());
+
+  py::class_<DeltaSumsJob>(module, "DeltaSumsJob")
+      .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
+                       std::vector<Part> parts) {
+             return DeltaSumsJob{std::move(sources), elements, std::move(parts)};
+           }),
+           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("parts"));
+
+  module.def(
+      "delta_sums",
+      [](const std::vector<std::string>& inputs, const std::vector<DeltaSumsJob>& jobs,
+         unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
+         bool drop_behind, const py::object& progress) {
+        const Options options =
+            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
+        std::vector<std::vector<DeltaSums>> found;
+        {
+          const py::gil_scoped_release release;
+          found = delta_sums(inputs, jobs, options);
+        }
+        py::list results;
+        for (const std::vector<DeltaSums>& job : found) {
+          py::list parts;
+          for (const DeltaSums& sums : job)
+            parts.append(py::make_tuple(sums.all, sums.kept, sums.kept_sq));
+          results.append(parts);
         }
         return results;
       },

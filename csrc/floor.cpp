@@ -16,6 +16,11 @@ void touch(const CombineSlice& slice) {
   for (std::size_t at = 0; at < size_bytes; at += kPageBytes) out[at] = 0;
 }
 
+void touch_consensus(const ConsensusSlice& slice) {
+  touch({nullptr, 0, slice.out, slice.out_dtype, slice.count, nullptr, nullptr,
+         slice.out_dtype});
+}
+
 void measure_nothing(const MeasureSlice& /*slice*/) {}
 
 std::size_t compare_nothing(const void* /*a*/, const void* /*b*/,
@@ -26,8 +31,8 @@ std::size_t compare_nothing(const void* /*a*/, const void* /*b*/,
 void digest_nothing(const void* /*data*/, std::size_t /*size_bytes*/,
                     std::uint64_t /*position*/, std::uint64_t* /*lanes*/) {}
 
-constexpr Kernels kFloor{"none",  touch,           measure_nothing, nullptr,
-                         nullptr, compare_nothing, digest_nothing};
+constexpr Kernels kFloor{"none",  touch,   touch_consensus, measure_nothing, nullptr,
+                         nullptr, nullptr, compare_nothing, digest_nothing};
 
 }  // namespace
 

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "consensus.hpp"
 #include "dtype.hpp"
 
 namespace tvmerge {
@@ -22,7 +24,7 @@ struct Source {
 constexpr std::int32_t kNoReference = -1;
 constexpr std::int32_t kZero = -2;
 
-// One weighted sum of a job's sources.
+// One weighted sum of a job's sources, or what deltas agree on.
 struct Output {
   std::uint32_t file;
   std::uint64_t offset_bytes;
@@ -31,6 +33,7 @@ struct Output {
   // kNoReference, or kZero.
   std::int32_t reference;
   std::vector<double> coefficients;  // one per source; 0: the source is no term
+  std::optional<Consensus> consensus = std::nullopt;  // in place of the coefficients
 };
 
 // Reads its sources once and writes every output.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "consensus.hpp"
 #include "dtype.hpp"
 #include "edit.hpp"
 
@@ -37,6 +38,19 @@ struct CombineSlice {
   Dtype reference_dtype;
 };
 
+// out = round(base + ...) as consensus.hpp has it; terms[0] is the base, with which it is
+// compared. `first` is the element of the job that the slice begins with.
+struct ConsensusSlice {
+  const Term* terms;
+  std::size_t term_count;
+  const Consensus* consensus;
+  std::uint64_t first;
+  void* out;
+  Dtype out_dtype;
+  std::size_t count;
+  Edit* edits;
+};
+
 // Reductions over rows y_r = sum_k rows[r * term_count + k] * x_k, accumulated in
 // float64. gram: row_count * row_count inner products; nonzero: elements of y_r that are
 // not 0 (NaN counts).
@@ -65,9 +79,19 @@ struct KeyScan {
   std::uint64_t above = 0, ties = 0;
 };
 
+// One part's delta; `first` is the element of the tensor that the slice begins with.
+struct DeltaSlice {
+  const Term* terms;
+  std::size_t term_count;
+  const Part* part;
+  std::uint64_t first;
+  std::size_t count;
+};
+
 struct Kernels {
   const char* isa;
   void (*combine)(const CombineSlice&);
+  void (*consensus)(const ConsensusSlice&);
   void (*measure)(const MeasureSlice&);
   // The keys of slice.count elements.
   void (*ranked_keys)(const RankedSlice& slice, std::uint32_t* keys);
@@ -75,6 +99,7 @@ struct Kernels {
   // room for `count` and kTileElements more, and returns how many they are.
   std::size_t (*scan_keys)(const std::uint32_t* keys, std::size_t count, KeyScan& scan,
                            std::uint32_t* inside);
+  DeltaSums (*delta_sums)(const DeltaSlice&);
   // How many bytes differ between a and b.
   std::size_t (*count_different)(const void* a, const void* b, std::size_t size_bytes);
   // Adds bytes that stand at `position` of their file to its digest (digest.hpp).

@@ -14,6 +14,7 @@
 #include "digest.hpp"
 #include "kernels.hpp"
 #include "kernels_combine.hpp"
+#include "kernels_consensus.hpp"
 #include "kernels_measure.hpp"
 #include "kernels_select.hpp"
 
@@ -46,8 +47,9 @@ void digest(const void* data, std::size_t size_bytes, std::uint64_t position,
   digest_stripes(last, 1, position + whole, lanes);
 }
 
-constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine,         measure, ranked_keys,
-                           scan_keys,        count_different, digest};
+constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine,         consensus,
+                           measure,          ranked_keys,     scan_keys,
+                           delta_sums,       count_different, digest};
 
 }  // namespace
 }  // namespace tvmerge::TVMERGE_ISA

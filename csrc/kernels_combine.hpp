@@ -34,6 +34,15 @@ void compare_tile(const CombineSlice& slice, std::size_t start, std::size_t coun
   if (edit.realised_sq - edit.realised_sq != 0) edit.changed = count_changed(x, z, count);
 }
 
+// Rounds a tile's sums, and compares if that is asked for.
+template <typename Sum>
+void finish_tile(const CombineSlice& slice, std::size_t start, std::size_t count,
+                 Sum* sum) {
+  round(sum, slice.out_dtype, start, count, slice.out);
+  if (slice.edits != nullptr)
+    compare_tile(slice, start, count, sum, slice.edits[start / kTile]);
+}
+
 template <typename Sum>
 void combine_tile(const CombineSlice& slice, std::size_t start, std::size_t count) {
   alignas(64) Sum sum[kTile];
@@ -41,9 +50,7 @@ void combine_tile(const CombineSlice& slice, std::size_t start, std::size_t coun
   for (std::size_t k = 0; k < slice.term_count; ++k) {
     accumulate(slice.terms[k], start, count, slice.terms[k].coefficient, k == 0, sum);
   }
-  round(sum, slice.out_dtype, start, count, slice.out);
-  if (slice.edits != nullptr)
-    compare_tile(slice, start, count, sum, slice.edits[start / kTile]);
+  finish_tile(slice, start, count, sum);
 }
 
 void combine_bfloat16(const CombineSlice& slice, std::size_t start, std::size_t count) {

@@ -215,29 +215,38 @@ class Merging {
   void compute(const Output& output, const std::vector<Term>& read, std::uint64_t start,
                std::uint64_t count, unsigned char* out, EditTree& tree,
                Seen& seen) const {
-    thread_local std::vector<Term> terms;
     thread_local std::vector<Edit> tiles;
+    tiles.clear();
+    if (output.reference != kNoReference)
+      tiles.resize((count + kTileElements - 1) / kTileElements);
+    Edit* const edits = tiles.empty() ? nullptr : tiles.data();
+    if (output.consensus) {
+      kernels_.consensus({read.data(), read.size(), &*output.consensus, start, out,
+                          output.dtype, count, edits});
+    } else {
+      sum(output, read, count, out, edits);
+    }
+    kernels_.digest(out, count * size_of(output.dtype), begin_bytes(output, start),
+                    seen.outputs[output.file].data());
+    for (const Edit& tile : tiles) tree.push(tile);
+  }
+
+  void sum(const Output& output, const std::vector<Term>& read, std::uint64_t count,
+           unsigned char* out, Edit* edits) const {
+    thread_local std::vector<Term> terms;
     terms.clear();
     for (std::size_t k = 0; k < read.size(); ++k) {
       const double coefficient = output.coefficients[k];
       if (coefficient != 0) terms.push_back({read[k].data, read[k].dtype, coefficient});
     }
     CombineSlice slice{terms.data(), terms.size(), out,     output.dtype,
-                       count,        nullptr,      nullptr, output.dtype};
-    tiles.clear();
-    if (output.reference != kNoReference) {
-      tiles.resize((count + kTileElements - 1) / kTileElements);
-      slice.edits = tiles.data();
-    }
+                       count,        edits,        nullptr, output.dtype};
     if (output.reference >= 0) {
       const Term& reference = read[static_cast<std::size_t>(output.reference)];
       slice.reference = reference.data;
       slice.reference_dtype = reference.dtype;
     }
     kernels_.combine(slice);
-    kernels_.digest(out, count * size_of(output.dtype), begin_bytes(output, start),
-                    seen.outputs[output.file].data());
-    for (const Edit& tile : tiles) tree.push(tile);
   }
 
   void copy(const SliceTable::Slice& slice, const Reader& reader, Seen& seen,
@@ -283,6 +292,10 @@ void check(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& 
     for (const Output& out : job.outputs) {
       require(out.file < outputs && out.coefficients.size() == job.sources.size() &&
               out.reference >= kZero && out.reference < count);
+      if (!out.consensus) continue;
+      require(count > 0 && !out.consensus->parts.empty());
+      for (const Part& part : out.consensus->parts)
+        require(part.source > 0 && part.source < count);
     }
   }
   for (const CopyJob& job : copies) {

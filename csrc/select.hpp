@@ -6,21 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "consensus.hpp"
 #include "engine.hpp"
 #include "job.hpp"
 
 namespace tvmerge {
-
-// A magnitude as an integer in the same order: the bits of |float32|; NaN comes last.
-using Key = std::uint32_t;
-
-// The first `rank` elements in descending order of magnitude, equal ones in the order of
-// their place in the tensor: those whose key is above `key`, and of those that have it
-// the ones before element `ties_end`.
-struct Cut {
-  Key key = 0;
-  std::uint64_t ties_end = 0;
-};
 
 // sources[0] is the base. What is ranked is sources[source] - sources[0], in float32
 // (from float64 where one of them is), or with kVariance the population variance of all

@@ -1,4 +1,4 @@
-"""Which elements of a delta are its largest: exact, equal magnitudes in the order of their place."""
+"""Which elements of a delta are its largest: exact, equal ones in the order of their place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from checkpoints import DTYPES, FLOATS, write_file
 from reference import decode, random_array
+from reference_consensus import largest
 
 from tvmerge import _core
 from tvmerge.safetensors import read_header
@@ -31,13 +32,6 @@ def keys(base: np.ndarray, tuned: Sequence[np.ndarray], source: int) -> np.ndarr
         else:
             values = (decode(tuned[source - 1]) - decode(base)).astype(np.float32)
     return np.asarray(values).view(np.uint32) & np.uint32(0x7FFFFFFF)
-
-
-def expected(ranked: np.ndarray, rank: int) -> np.ndarray:
-    """A mask of the `rank` first elements of a stable sort from the largest key down."""
-    chosen = np.zeros(ranked.size, bool)
-    chosen[np.argsort(-ranked.astype(np.int64), kind="stable")[:rank]] = True
-    return chosen
 
 
 def chosen_by(ranked: np.ndarray, cut: tuple[int, int]) -> np.ndarray:
@@ -93,7 +87,7 @@ def test_a_cut_keeps_the_largest_and_of_equal_ones_the_first(
     }
     for (source, rank), cut in zip(queries, answers[ISAS[0]], strict=True):
         ranked = keys(base, tuned, source)
-        assert np.array_equal(chosen_by(ranked, cut), expected(ranked, rank)), (source, rank)
+        assert np.array_equal(chosen_by(ranked, cut), largest(ranked, rank)), (source, rank)
     assert all(answer == answers[ISAS[0]] for answer in answers.values())
 
 
@@ -102,7 +96,7 @@ def test_inputs_may_have_any_dtype(tmp_path: Path, dtype: str) -> None:
     base, tuned = values("usual", "F32", 40_000, 0), values("usual", dtype, 40_000, 1)
     (cut,) = select(tmp_path, [base, tuned], ["F32", dtype], [(1, 5_000)])
     ranked = keys(base, [tuned], 1)
-    assert np.array_equal(chosen_by(ranked, cut), expected(ranked, 5_000))
+    assert np.array_equal(chosen_by(ranked, cut), largest(ranked, 5_000))
 
 
 def test_where_the_sample_sees_nothing_of_the_tail_the_cut_is_still_exact(tmp_path: Path) -> None:
@@ -112,7 +106,7 @@ def test_where_the_sample_sees_nothing_of_the_tail_the_cut_is_still_exact(tmp_pa
     tuned[10_000:13_000] = np.random.default_rng(0).standard_normal(3_000)
     (cut,) = select(tmp_path, [np.zeros_like(tuned), tuned], ["F32"] * 2, [(1, 2_000)])
     ranked = keys(np.zeros_like(tuned), [tuned], 1)
-    assert np.array_equal(chosen_by(ranked, cut), expected(ranked, 2_000))
+    assert np.array_equal(chosen_by(ranked, cut), largest(ranked, 2_000))
 
 
 def test_a_query_of_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,31 @@ from collections.abc import Callable, Sequence
 class Source:
     def __init__(self, file: int, offset_bytes: int, dtype: str, digested: bool = ...) -> None: ...
 
+class Part:
+    def __init__(
+        self,
+        *,
+        source: int,
+        weight: float,
+        gain: float = ...,
+        outer: tuple[int, int] = ...,
+        inner: tuple[int, int] = ...,
+        of_variance: bool = ...,
+        random_below: int = ...,
+        key: int = ...,
+    ) -> None: ...
+
+class Consensus:
+    def __init__(
+        self,
+        *,
+        parts: Sequence[Part],
+        scale: float,
+        elect: bool,
+        normalize: bool,
+        first: int = ...,
+    ) -> None: ...
+
 class Output:
     def __init__(
         self,
@@ -14,6 +39,7 @@ class Output:
         dtype: str,
         reference: int,
         coefficients: Sequence[float],
+        consensus: Consensus | None = ...,
     ) -> None: ...
 
 class CombineJob:
@@ -41,6 +67,11 @@ class MeasureJob:
 class SelectJob:
     def __init__(
         self, *, sources: Sequence[Source], elements: int, queries: Sequence[tuple[int, int]]
+    ) -> None: ...
+
+class DeltaSumsJob:
+    def __init__(
+        self, *, sources: Sequence[Source], elements: int, parts: Sequence[Part]
     ) -> None: ...
 
 class MergeResult:
@@ -98,5 +129,15 @@ def select(
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
 ) -> list[list[tuple[int, int]]]: ...
+def delta_sums(
+    inputs: Sequence[str],
+    jobs: Sequence[DeltaSumsJob],
+    *,
+    threads: int,
+    buffer_bytes: int,
+    isa: str = ...,
+    drop_behind: bool = ...,
+    progress: Callable[[int], None] | None = ...,
+) -> list[list[tuple[float, float, float]]]: ...
 def allocate(path: str, size_bytes: int) -> None: ...
 def available_isas() -> list[str]: ...

@@ -1,0 +1,70 @@
+// Sums of deltas of which only some elements take part: TIES (Yadav et al., 2306.01708),
+// DARE (Yu et al., 2311.03099), Model Breadcrumbs (Davari and Belilovsky, 2312.06795),
+// SCE (Wan et al., 2408.07990), and what they have in common.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+namespace tvmerge {
+
+// A magnitude as an integer in the same order: the bits of |float32|; NaN comes last.
+using Key = std::uint32_t;
+
+// The first elements in descending order of magnitude, equal ones in the order of their
+// place in the tensor: those whose key is above `key`, and of those that have it the ones
+// before element `ties_end`.
+struct Cut {
+  Key key = 0;
+  std::uint64_t ties_end = UINT64_MAX;
+};
+constexpr Cut kAll{0, UINT64_MAX};
+constexpr Cut kNone{UINT32_MAX, 0};
+
+// Random numbers are 32 bits each: below this all are kept.
+constexpr std::uint64_t kAlways = std::uint64_t{1} << 32;
+
+// An element is kept if it is in `outer`, is not in `inner`, and draws less than
+// `random_below` (Philox4x32-10, counted by its place in the tensor, keyed by `key`).
+struct Keep {
+  Cut outer = kAll, inner = kNone;
+  // Whether the cuts rank the variance of all deltas rather than the delta itself.
+  bool of_variance = false;
+  std::uint64_t random_below = kAlways;
+  std::uint64_t key = 0;
+};
+
+// One delta, sources[source] - sources[0], times `weight` and `gain`.
+struct Part {
+  std::int32_t source;
+  double weight;
+  double gain;  // not counted as weight: what makes up for elements that were dropped
+  Keep keep;
+};
+
+// With v_k = gain_k weight_k delta_k where it is kept and 0 elsewhere,
+//   out = base + scale * sum_k v_k / d.
+// With `elect` only v_k of the sign of their sum (0 counts as positive) take part. With
+// `normalize` d is the sum of |weight_k| of those that take part, or 1 where none does.
+struct Consensus {
+  std::vector<Part> parts;
+  double scale;
+  bool elect;
+  bool normalize;
+  std::uint64_t first;  // the element of the tensor that the job begins with
+};
+
+// Of one part's delta, in float64: sum |d|, and over kept elements sum |d| and sum d^2.
+struct DeltaSums {
+  double all = 0, kept = 0, kept_sq = 0;
+
+  DeltaSums& operator+=(const DeltaSums& other) {
+    all += other.all;
+    kept += other.kept;
+    kept_sq += other.kept_sq;
+    return *this;
+  }
+};
+
+}  // namespace tvmerge

@@ -1,0 +1,75 @@
+#include "delta_sums.hpp"
+
+#include <algorithm>
+
+#include "error.hpp"
+#include "reading.hpp"
+#include "slices.hpp"
+
+namespace tvmerge {
+namespace {
+
+// Sums use slices of a fixed size: they must not depend on an option.
+constexpr std::uint64_t kSumElements = std::uint64_t{64} * 1024;
+
+void check(const DeltaSumsJob& job, std::size_t files) {
+  bool good = !job.sources.empty();
+  for (const Source& source : job.sources) good = good && source.file < files;
+  for (const Part& part : job.parts) {
+    good = good && part.source > 0 &&
+           static_cast<std::size_t>(part.source) < job.sources.size();
+  }
+  if (!good) throw Error(ErrorKind::config, "a part names no source that exists");
+}
+
+}  // namespace
+
+std::vector<std::vector<DeltaSums>> delta_sums(
+    const std::vector<std::string>& input_paths, const std::vector<DeltaSumsJob>& jobs,
+    const Options& options) {
+  std::uint64_t needed = kSmallestSliceBytes;
+  SliceTable table;
+  Extents extents(input_paths.size());
+  std::vector<std::vector<DeltaSums>> parts(jobs.size());  // slice by slice
+  for (std::size_t j = 0; j < jobs.size(); ++j) {
+    check(jobs[j], input_paths.size());
+    needed = std::max(needed, slice_bytes(jobs[j].sources, kSumElements));
+    const std::uint64_t before = table.count();
+    table.add(jobs[j].elements, kSumElements);
+    parts[j].resize((table.count() - before) * jobs[j].parts.size());
+    extents.add(jobs[j].sources, jobs[j].elements);
+  }
+  const Workspace space(options, needed);
+  reserve_descriptors(input_paths.size());
+  Inputs inputs(input_paths, extents, options.drop_behind);
+  const Kernels& kernels = kernels_for(options.isa);
+
+  const auto body = [&](unsigned /*thread*/, Share& share) {
+    const Buffer buffer = make_buffer(needed);
+    if (!buffer) return false;
+    std::vector<DigestLanes> no_digests;
+    const Reader reader(inputs, kernels, buffer.get(), no_digests, share);
+    std::vector<Term> terms;
+    while (const auto unit = share.next()) {
+      const SliceTable::Slice slice = table.at(*unit);
+      const DeltaSumsJob& job = jobs[slice.job];
+      reader.read_terms(job.sources, slice.start, slice.length, terms);
+      for (std::size_t p = 0; p < job.parts.size(); ++p) {
+        parts[slice.job][slice.number * job.parts.size() + p] = kernels.delta_sums(
+            {terms.data(), terms.size(), &job.parts[p], slice.start, slice.length});
+      }
+    }
+    return true;
+  };
+  run_threads(table.count(), space.threads, body, options.progress);
+
+  std::vector<std::vector<DeltaSums>> totals;
+  for (std::size_t j = 0; j < jobs.size(); ++j) {
+    totals.emplace_back(jobs[j].parts.size());
+    for (std::size_t i = 0; i < parts[j].size(); ++i)
+      totals[j][i % jobs[j].parts.size()] += parts[j][i];
+  }
+  return totals;
+}
+
+}  // namespace tvmerge

@@ -1,0 +1,25 @@
+// Norms of deltas, whole and of the elements that take part, in one pass.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "consensus.hpp"
+#include "engine.hpp"
+#include "job.hpp"
+
+namespace tvmerge {
+
+// sources[0] is the base; the weights and gains of the parts are not looked at.
+struct DeltaSumsJob {
+  std::vector<Source> sources;
+  std::uint64_t elements;
+  std::vector<Part> parts;
+};
+
+// Per job and part; the same bits for any number of threads and instruction set.
+std::vector<std::vector<DeltaSums>> delta_sums(const std::vector<std::string>& inputs,
+                                               const std::vector<DeltaSumsJob>& jobs,
+                                               const Options& options);
+
+}  // namespace tvmerge

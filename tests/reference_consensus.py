@@ -1,0 +1,70 @@
+"""The oracle for sums of deltas of which only some elements take part, in float64 and slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from reference import decode
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tuned model's array, its weight and gain, and a mask of its elements that take part."""
+
+    tuned: np.ndarray
+    weight: float
+    kept: np.ndarray
+    gain: float = 1.0
+
+
+def values(base: np.ndarray, part: Part) -> np.ndarray:
+    """gain * weight * (tuned - base) where it is kept, 0 elsewhere."""
+    with np.errstate(all="ignore"):
+        delta = decode(part.tuned) - decode(base)
+        return np.where(part.kept, part.gain * part.weight * delta, 0.0)
+
+
+def consensus(
+    base: np.ndarray, parts: Sequence[Part], scale: float, *, elect: bool, normalize: bool
+) -> np.ndarray:
+    """base + scale * (the sum of the values that take part) / (their weights, if `normalize`)."""
+    held = np.stack([values(base, part) for part in parts])
+    weights = np.abs([part.weight for part in parts])[:, None]
+    with np.errstate(all="ignore"):
+        total = held.sum(axis=0)
+        agrees = ~(np.where(total < 0, -held, held) <= 0) | (not elect)
+        total = np.where(agrees, held, 0).sum(axis=0)
+        shared = (weights * agrees).sum(axis=0)
+        if normalize:
+            total = total / np.where(shared == 0, 1, shared)
+        return np.asarray(decode(base) + scale * total)
+
+
+def largest(magnitudes: np.ndarray, rank: int) -> np.ndarray:
+    """A mask of the `rank` largest, equal ones in the order of their place (a stable sort)."""
+    chosen = np.zeros(magnitudes.size, bool)
+    chosen[np.argsort(-magnitudes.astype(np.int64), kind="stable")[:rank]] = True
+    return chosen
+
+
+def philox(key: int, count: int) -> np.ndarray:
+    """`count` numbers of Philox4x32-10 for counters 0, 1, ... (Salmon et al., 2011)."""
+    counters = np.arange(-(-count // 4), dtype=np.uint64)
+    low = np.uint64(0xFFFF_FFFF)
+    c = [
+        counters & low,
+        counters >> np.uint64(32),
+        np.zeros_like(counters),
+        np.zeros_like(counters),
+    ]
+    k = [key & 0xFFFF_FFFF, key >> 32]
+    for _ in range(10):
+        one, two = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
+        c = [
+            two >> np.uint64(32) ^ c[1] ^ np.uint64(k[0]), two & low,
+            one >> np.uint64(32) ^ c[3] ^ np.uint64(k[1]), one & low,
+        ]  # fmt: skip
+        k = [(k[0] + 0x9E3779B9) & 0xFFFF_FFFF, (k[1] + 0xBB67AE85) & 0xFFFF_FFFF]
+    return np.stack(c, axis=1).reshape(-1)[:count].astype(np.uint32)

@@ -1,0 +1,185 @@
+"""The engine's consensus kernel against float64, for every dtype, option and instruction set."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import DTYPES, FLOATS, write_file
+from reference import decode, random_array, round_once, ulps, within
+from reference_consensus import Part, consensus, largest, philox, values
+
+from tvmerge import _core
+from tvmerge.safetensors import read_header
+
+ISAS = _core.available_isas()
+SIZE = 70_003
+WEIGHTS = (0.6, 0.35, -0.9)
+ALL, NONE = (0, 2**64 - 1), (2**32 - 1, 0)
+
+
+def run(
+    folder: Path, arrays: Sequence[np.ndarray], dtype: str, task: _core.Consensus, **options: object
+) -> np.ndarray:
+    """What the engine writes for arrays[0] and deltas of the others."""
+    paths, sources = [], []
+    for number, array in enumerate(arrays):
+        path = folder / f"{number}.safetensors"
+        if not path.exists():
+            write_file(path, {"w": array})
+        entry = read_header(path).entries[0]
+        paths.append(str(path))
+        sources.append(_core.Source(number, entry.begin, dtype))
+    out = np.empty_like(arrays[0])
+    output = _core.Output(
+        file=0,
+        offset_bytes=0,
+        dtype=dtype,
+        reference=0,
+        coefficients=[0.0] * len(arrays),
+        consensus=task,
+    )
+    job = _core.CombineJob(sources=sources, elements=out.size, outputs=[output])
+    kept: dict[str, object] = {
+        "threads": 2, "slice_bytes": 1 << 18, "buffer_bytes": 1 << 26, **options,
+    }  # fmt: skip
+    _core.merge(paths, [(out.ctypes.data, out.nbytes)], [job], [], **kept)  # type: ignore[arg-type]
+    return out
+
+
+def arrays_of(dtype: str, *, wild: bool = False) -> list[np.ndarray]:
+    generator = np.random.default_rng(3)
+    base = random_array(generator, dtype, (SIZE,), wild=wild)
+    moved = [decode(base) + 0.1 * generator.standard_normal(SIZE) for _ in WEIGHTS]
+    return [base, *(round_once(one, dtype).reshape(SIZE) for one in moved)]
+
+
+def check(out: np.ndarray, base: np.ndarray, parts: Sequence[Part], scale: float, dtype: str,
+          *, elect: bool, normalize: bool) -> None:  # fmt: skip
+    """The rounding of the exact result within float32's error, but where that tips elections."""
+    held = np.stack([values(base, part) for part in parts])
+    size = np.abs(held).sum(axis=0)
+    exact = consensus(base, parts, scale, elect=elect, normalize=normalize)
+    share = min(abs(part.weight) for part in parts) if normalize else 1.0
+    error = 2.0**-21 * (np.abs(decode(base)) + abs(scale) * size / share)
+    clear = np.abs(held.sum(axis=0)) > 1e-5 * size
+    right = within(out, exact, error, dtype)
+    assert right[clear | (size == 0)].all() if elect else right.all()
+    assert (clear | (size == 0)).mean() > 0.9
+
+
+@pytest.mark.parametrize(("elect", "normalize"), [*itertools.product([False, True], repeat=2)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_values_are_summed_elected_and_normalized(
+    tmp_path: Path, dtype: str, elect: bool, normalize: bool
+) -> None:
+    base, *tuned = arrays = arrays_of(dtype)
+    task = _core.Consensus(
+        parts=[_core.Part(source=k + 1, weight=w, gain=1.25) for k, w in enumerate(WEIGHTS)],
+        scale=0.7,
+        elect=elect,
+        normalize=normalize,
+    )
+    results = [run(tmp_path, arrays, dtype, task, isa=isa) for isa in ISAS]
+    results.append(run(tmp_path, arrays, dtype, task, threads=1, slice_bytes=1 << 14))
+    everywhere = np.ones(SIZE, bool)
+    parts = [Part(x, w, everywhere, 1.25) for x, w in zip(tuned, WEIGHTS, strict=True)]
+    check(results[0], base, parts, 0.7, dtype, elect=elect, normalize=normalize)
+    assert all(one.tobytes() == results[0].tobytes() for one in results)
+
+
+def test_random_numbers_are_philox() -> None:
+    """The known answer of the authors' own library for counter 0 and key 0."""
+    assert [hex(n) for n in philox(0, 4)] == [
+        "0x6627e8d5",
+        "0xe169c58d",
+        "0xbc57ac4c",
+        "0x9b00dbd8",
+    ]
+
+
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("key", [0, 0x0123_4567_89AB_CDEF])
+def test_random_masks_depend_on_place_and_key_alone(
+    tmp_path: Path, key: int, density: float
+) -> None:
+    base, *tuned = arrays = arrays_of("F32")
+    below = int(density * 2**32)
+    part = _core.Part(source=1, weight=1.0, gain=2.0, random_below=below, key=key)
+    task = _core.Consensus(parts=[part], scale=1.0, elect=False, normalize=False)
+    results = [run(tmp_path, arrays[:2], "F32", task, isa=isa) for isa in ISAS]
+    kept = philox(key, SIZE) < below
+    parts = [Part(tuned[0], 1.0, kept, 2.0)]
+    check(results[0], base, parts, 1.0, "F32", elect=False, normalize=False)
+    assert all(one.tobytes() == results[0].tobytes() for one in results)
+    assert kept.mean() == pytest.approx(density, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32", "F64"])
+def test_cuts_keep_a_band_of_magnitudes_and_of_equal_ones_the_first(
+    tmp_path: Path, dtype: str
+) -> None:
+    base = np.zeros(SIZE, DTYPES[dtype])
+    generator = np.random.default_rng(0)
+    tuned = (generator.integers(-8, 9, SIZE) * 0.25).astype(DTYPES[dtype])
+    keys = np.abs(decode(tuned)).astype(np.float32).view(np.uint32)
+    ranks = (SIZE // 2, SIZE // 10)
+    cuts = []
+    for rank in ranks:
+        key = int(np.sort(keys)[::-1][rank - 1])
+        left = rank - int((keys > key).sum())
+        cuts.append((key, int(np.flatnonzero(keys == key)[left - 1]) + 1))
+    part = _core.Part(source=1, weight=1.0, outer=cuts[0], inner=cuts[1])
+    task = _core.Consensus(parts=[part], scale=1.0, elect=True, normalize=True)
+    kept = largest(keys, ranks[0]) & ~largest(keys, ranks[1])
+    for isa in ISAS:
+        out = run(tmp_path, [base, tuned], dtype, task, isa=isa, slice_bytes=1 << 14)
+        assert ulps(out, np.where(kept, tuned, base)) == 0
+
+
+def test_nan_and_infinity_show_in_the_result(tmp_path: Path) -> None:
+    base = np.zeros(4, np.float32)
+    tuned = np.array([np.nan, np.inf, 1, 0], np.float32)
+    other = np.array([1, 1, -3, 0], np.float32)
+    task = _core.Consensus(
+        parts=[_core.Part(source=1, weight=1.0), _core.Part(source=2, weight=1.0)],
+        scale=1.0, elect=True, normalize=True,
+    )  # fmt: skip
+    out = run(tmp_path, [base, tuned, other], "F32", task)
+    assert np.isnan(out[0])
+    assert np.isinf(out[1])
+    assert out[2:].tolist() == [-3, 0]
+
+
+def test_a_part_of_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    task = _core.Consensus(
+        parts=[_core.Part(source=0, weight=1.0)], scale=1.0, elect=True, normalize=True
+    )
+    with pytest.raises(ValueError, match="no file or source"):
+        run(tmp_path, [np.zeros(4, np.float32)] * 2, "F32", task)
+
+
+def test_sums_of_deltas_are_exact_and_the_same_for_any_threads(tmp_path: Path) -> None:
+    base, tuned, _, _ = arrays = arrays_of("BF16")
+    run_once = _core.Consensus(
+        parts=[_core.Part(source=1, weight=1.0)], scale=1.0, elect=False, normalize=False
+    )
+    run(tmp_path, arrays[:2], "BF16", run_once)  # writes the files
+    paths = [str(tmp_path / f"{k}.safetensors") for k in range(2)]
+    begins = [read_header(Path(path)).entries[0].begin for path in paths]
+    job = _core.DeltaSumsJob(
+        sources=[_core.Source(k, begin, "BF16") for k, begin in enumerate(begins)],
+        elements=SIZE,
+        parts=[_core.Part(source=1, weight=9.0, random_below=1 << 31, key=5)],
+    )
+    found = {
+        tuple(_core.delta_sums(paths, [job], threads=n, buffer_bytes=1 << 24, isa=isa)[0][0])
+        for n, isa in itertools.product((1, 2, 5), ISAS)
+    }
+    delta = np.abs(decode(tuned) - decode(base))
+    kept = delta * (philox(5, SIZE) < 1 << 31)
+    (sums,) = found
+    assert sums == pytest.approx((delta.sum(), kept.sum(), (kept**2).sum()), rel=1e-12)
