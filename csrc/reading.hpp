@@ -69,7 +69,7 @@ class Inputs {
 
 class Reader {
  public:
-  // `digests`, one per input, take what is read from ranges that ask for it.
+  // `digests`, one per input or none, take what is read from ranges that ask for it.
   Reader(Inputs& inputs, const Kernels& kernels, unsigned char* buffer,
          std::vector<DigestLanes>& digests, Share& share)
       : inputs_(inputs),
@@ -83,7 +83,8 @@ class Reader {
                       std::uint64_t size_bytes, std::uint64_t at) const {
     unsigned char* const to = buffer_ + at;
     inputs_.read(file, to, size_bytes, offset_bytes);
-    if (digested) kernels_.digest(to, size_bytes, offset_bytes, digests_[file].data());
+    if (digested && !digests_.empty())
+      kernels_.digest(to, size_bytes, offset_bytes, digests_[file].data());
     share_.add_bytes(size_bytes);
     return to;
   }
