@@ -3,6 +3,7 @@
 // SCE (Wan et al., 2408.07990), and what they have in common.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -47,6 +48,7 @@ struct Part {
 //   out = base + scale * sum_k v_k / d.
 // With `elect` only v_k of the sign of their sum (0 counts as positive) take part. With
 // `normalize` d is the sum of |weight_k| of those that take part, or 1 where none does.
+constexpr std::size_t kMostParts = 256;
 struct Consensus {
   std::vector<Part> parts;
   double scale;

@@ -8,79 +8,119 @@
 namespace tvmerge::TVMERGE_ISA {
 namespace {
 
-// Clears `kept` outside of the cut (or inside of it). `first` is the tensor's element
-// that keys[0] belongs to.
-void apply_cut(const Cut& cut, bool inside, const Key* __restrict keys,
-               std::uint64_t first, std::size_t count, std::uint32_t* __restrict kept) {
-  // Equal magnitudes are in the cut up to an element that need not be in this tile.
-  const std::size_t ties = cut.ties_end <= first
-                               ? 0
-                               : static_cast<std::size_t>(std::min<std::uint64_t>(
-                                     count, cut.ties_end - first));
-  const std::uint32_t wanted = inside ? 1 : 0;
-  for (std::size_t i = 0; i < ties; ++i)
-    kept[i] &= (keys[i] >= cut.key ? 1u : 0u) == wanted ? 1u : 0u;
-  for (std::size_t i = ties; i < count; ++i)
-    kept[i] &= (keys[i] > cut.key ? 1u : 0u) == wanted ? 1u : 0u;
-}
+// Keys that are kept in a stretch of elements: [at_least, below).
+struct Band {
+  Key at_least, below;
+};
 
-// Which elements of a tile are kept, as 1 and 0.
-void keep_tile(const Keep& keep, const Key* keys, std::uint64_t first, std::size_t count,
-               std::uint32_t* kept) {
-  for (std::size_t i = 0; i < count; ++i) kept[i] = 1;
-  apply_cut(keep.outer, true, keys, first, count, kept);
-  apply_cut(keep.inner, false, keys, first, count, kept);
-  if (keep.random_below >= kAlways) return;
-  alignas(64) std::uint32_t numbers[kTile];
-  draw_tile(keep.key, first, numbers);
-  const auto below = static_cast<std::uint32_t>(keep.random_below);
-  for (std::size_t i = 0; i < count; ++i) kept[i] &= numbers[i] < below ? 1u : 0u;
-}
-
-// The keys that a part's cuts are about, and which of its elements are kept.
-void kept_of_part(const Term* terms, std::size_t term_count, const Part& part,
-                  std::uint64_t first, std::size_t start, std::size_t count,
-                  std::uint32_t* kept) {
-  alignas(64) float ranked[kTile];
-  alignas(64) Key keys[kTile];
-  if (part.keep.of_variance) {
-    variance_tile(terms, term_count, start, count, ranked);
-  } else {
-    delta_tile(terms[0], terms[part.source], start, count, ranked);
+// Equal magnitudes are in a cut up to some element, so what is kept of a tile is one
+// band, or another one from there on. Calls use(begin, end, band) for each stretch.
+template <typename Use>
+void with_bands(const Keep& keep, std::uint64_t first, std::size_t count, Use&& use) {
+  const auto end_of_ties = [&](const Cut& cut) {
+    const std::uint64_t end = std::max(cut.ties_end, first) - first;
+    return static_cast<std::size_t>(std::min<std::uint64_t>(end, count));
+  };
+  const auto limit = [](const Cut& cut, bool ties) {
+    return ties || cut.key == UINT32_MAX ? cut.key : cut.key + 1;
+  };
+  const std::size_t outer = end_of_ties(keep.outer), inner = end_of_ties(keep.inner);
+  for (std::size_t begin = 0; begin < count;) {
+    std::size_t end = count;
+    if (begin < outer) end = std::min(end, outer);
+    if (begin < inner) end = std::min(end, inner);
+    use(begin, end,
+        Band{limit(keep.outer, begin < outer), limit(keep.inner, begin < inner)});
+    begin = end;
   }
-  keys_of(ranked, count, keys);
-  keep_tile(part.keep, keys, first, count, kept);
 }
 
-// value[i] = weight * gain * delta where it is kept, else 0.
+// What decides beside a delta's own magnitude, where anything does.
+struct Deciders {
+  alignas(64) std::uint32_t numbers[kTile];
+  alignas(64) float variance[kTile];
+  bool random, of_variance;
+
+  Deciders(const Term* terms, std::size_t term_count, const Keep& keep,
+           std::uint64_t first, std::size_t start, std::size_t count)
+      : random(keep.random_below < kAlways), of_variance(keep.of_variance) {
+    if (random) draw_tile(keep.key, first, numbers);
+    if (of_variance) variance_tile(terms, term_count, start, count, variance);
+  }
+};
+
+// value[i] = factor * value[i] where it is kept, else 0; sum[i] += value[i].
+template <bool Random, bool OfVariance, typename Sum>
+void mask_values(const Keep& keep, const Deciders& deciders, std::uint64_t first,
+                 std::size_t count, Sum factor, Sum* __restrict value,
+                 Sum* __restrict sum) {
+  const auto random_below = static_cast<std::uint32_t>(keep.random_below);
+  const std::uint32_t* __restrict const numbers = deciders.numbers;
+  const float* __restrict const variance = deciders.variance;
+  with_bands(keep, first, count, [=](std::size_t begin, std::size_t end, Band band) {
+    for (std::size_t i = begin; i < end; ++i) {
+      const float ranked = OfVariance ? variance[i] : static_cast<float>(value[i]);
+      const Key key = ops::bits_of(ranked) & 0x7fffffffu;
+      bool kept = (key >= band.at_least) & (key < band.below);
+      if constexpr (Random) kept = kept & (numbers[i] < random_below);
+      value[i] = kept ? factor * value[i] : Sum{0};
+      sum[i] += value[i];
+    }
+  });
+}
+
+// Turns the deltas in `value` into what takes part of them, and adds it to `sum`.
 template <typename Sum>
-void value_tile(const ConsensusSlice& slice, const Part& part, std::size_t start,
-                std::size_t count, Sum* __restrict value) {
-  alignas(64) std::uint32_t kept[kTile];
-  kept_of_part(slice.terms, slice.term_count, part,
-               slice.consensus->first + slice.first + start, start, count, kept);
-  subtract<Sum>(slice.terms[0], slice.terms[part.source], start, count, value);
+void keep_values(const Term* terms, std::size_t term_count, const Part& part,
+                 std::uint64_t first, std::size_t start, std::size_t count, Sum* value,
+                 Sum* sum) {
+  const Deciders deciders(terms, term_count, part.keep, first, start, count);
   const auto factor = static_cast<Sum>(part.weight * part.gain);
-  for (std::size_t i = 0; i < count; ++i)
-    value[i] = kept[i] != 0 ? factor * value[i] : Sum{0};
+  auto* mask = mask_values<false, false, Sum>;
+  if (deciders.random && deciders.of_variance) mask = mask_values<true, true, Sum>;
+  if (deciders.random && !deciders.of_variance) mask = mask_values<true, false, Sum>;
+  if (!deciders.random && deciders.of_variance) mask = mask_values<false, true, Sum>;
+  mask(part.keep, deciders, first, count, factor, value, sum);
 }
 
-// The sum of all values of one sign, and of the weights that are in it.
+// Of the values that agree with the sign of their sum, the sum and the weights. `Parts`
+// is their number, or 0 where the compiler cannot know it.
+template <std::size_t Parts, typename Sum>
+void elect(const Consensus& consensus, const Sum* __restrict values, std::size_t count,
+           Sum* __restrict sum, Sum* __restrict weight) {
+  const std::size_t parts = Parts == 0 ? consensus.parts.size() : Parts;
+  Sum own[Parts == 0 ? kMostParts : Parts];
+  for (std::size_t k = 0; k < parts; ++k)
+    own[k] = static_cast<Sum>(std::fabs(consensus.parts[k].weight));
+  for (std::size_t i = 0; i < count; ++i) {
+    const bool negative = sum[i] < 0;
+    Sum agreed = 0, shared = 0;
+    for (std::size_t k = 0; k < parts; ++k) {
+      const Sum value = values[k * kTile + i];
+      const Sum with_sign = negative ? -value : value;
+      const bool agrees = !(with_sign <= 0);  // NaN takes part: it must show
+      agreed += agrees ? value : Sum{0};
+      shared += agrees ? own[k] : Sum{0};
+    }
+    sum[i] = agreed;
+    weight[i] = shared;
+  }
+}
+
 template <typename Sum>
 void elect_tile(const Consensus& consensus, const Sum* values, std::size_t count,
-                Sum* __restrict sum, Sum* __restrict weight) {
-  alignas(64) Sum total[kTile];
-  std::copy_n(sum, count, total);
-  for (std::size_t i = 0; i < count; ++i) sum[i] = weight[i] = 0;
-  for (std::size_t k = 0; k < consensus.parts.size(); ++k) {
-    const Sum* __restrict value = values + k * kTile;
-    const auto own = static_cast<Sum>(std::fabs(consensus.parts[k].weight));
-    for (std::size_t i = 0; i < count; ++i) {
-      const Sum with_sign = total[i] < 0 ? -value[i] : value[i];
-      const bool agrees = !(with_sign <= 0);  // NaN takes part: it must show
-      sum[i] += agrees ? value[i] : Sum{0};
-      weight[i] += agrees ? own : Sum{0};
-    }
+                Sum* sum, Sum* weight) {
+  switch (consensus.parts.size()) {
+    case 1:
+      return elect<1>(consensus, values, count, sum, weight);
+    case 2:
+      return elect<2>(consensus, values, count, sum, weight);
+    case 3:
+      return elect<3>(consensus, values, count, sum, weight);
+    case 4:
+      return elect<4>(consensus, values, count, sum, weight);
+    default:
+      return elect<0>(consensus, values, count, sum, weight);
   }
 }
 
@@ -89,23 +129,27 @@ template <typename Sum>
 void consensus_sum(const ConsensusSlice& slice, std::size_t start, std::size_t count,
                    Sum* values, Sum* __restrict sum) {
   const Consensus& consensus = *slice.consensus;
-  for (std::size_t i = 0; i < count; ++i) sum[i] = 0;
+  alignas(64) Sum base[kTile], weight[kTile];
+  decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
+  std::fill_n(sum, count, Sum{0});
+  const std::uint64_t first = consensus.first + slice.first + start;
   for (std::size_t k = 0; k < consensus.parts.size(); ++k) {
-    Sum* __restrict value = values + k * kTile;
-    value_tile(slice, consensus.parts[k], start, count, value);
-    for (std::size_t i = 0; i < count; ++i) sum[i] += value[i];
+    const Part& part = consensus.parts[k];
+    Sum* const value = values + k * kTile;
+    deltas_of(slice.terms[part.source], base, start, count, value);
+    keep_values(slice.terms, slice.term_count, part, first, start, count, value, sum);
   }
-  alignas(64) Sum weight[kTile];
-  double all = 0;
-  for (const Part& part : consensus.parts) all += std::fabs(part.weight);
-  for (std::size_t i = 0; i < count; ++i) weight[i] = static_cast<Sum>(all);
-  if (consensus.elect) elect_tile(consensus, values, count, sum, weight);
+  if (consensus.elect) {
+    elect_tile(consensus, values, count, sum, weight);
+  } else if (consensus.normalize) {
+    double all = 0;
+    for (const Part& part : consensus.parts) all += std::fabs(part.weight);
+    std::fill_n(weight, count, static_cast<Sum>(all));
+  }
+  const auto scale = static_cast<Sum>(consensus.scale);
   if (consensus.normalize) {
     for (std::size_t i = 0; i < count; ++i) sum[i] /= weight[i] != 0 ? weight[i] : Sum{1};
   }
-  alignas(64) Sum base[kTile];
-  decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
-  const auto scale = static_cast<Sum>(consensus.scale);
   for (std::size_t i = 0; i < count; ++i) sum[i] = fused(scale, sum[i], base[i]);
 }
 
@@ -133,22 +177,21 @@ void consensus(const ConsensusSlice& slice) {
 
 DeltaSums delta_sums_tile(const DeltaSlice& slice, std::size_t start, std::size_t count) {
   using V = Vectors<double>;
-  alignas(64) std::uint32_t kept[kTile];
-  alignas(64) float delta[kTile];
-  alignas(64) double all[kTile], part[kTile];
-  kept_of_part(slice.terms, slice.term_count, *slice.part, slice.first + start, start,
-               count, kept);
-  delta_tile(slice.terms[0], slice.terms[slice.part->source], start, count, delta);
+  alignas(64) double base[kTile], all[kTile]{}, kept[kTile]{}, unused[kTile]{};
+  decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
+  deltas_of(slice.terms[slice.part->source], base, start, count, kept);
+  std::copy_n(kept, count, all);
+  const Part alone{slice.part->source, 1, 1, slice.part->keep};
+  keep_values(slice.terms, slice.term_count, alone, slice.first + start, start, count,
+              kept, unused);
   for (std::size_t i = 0; i < count; ++i) {
-    all[i] = std::fabs(static_cast<double>(delta[i]));
-    part[i] = kept[i] != 0 ? all[i] : 0;
+    all[i] = std::fabs(all[i]);
+    kept[i] = std::fabs(kept[i]);
   }
-  const std::size_t padded = (count + V::kLanes - 1) / V::kLanes * V::kLanes;
-  for (std::size_t i = count; i < padded; ++i) all[i] = part[i] = 0;
   V::Vector sum[kRegisters]{}, kept_sum[kRegisters]{}, square[kRegisters]{};
-  for (std::size_t i = 0; i < padded; i += V::kLanes) {
+  for (std::size_t i = 0; i < kTile; i += V::kLanes) {
     for (std::size_t r = 0; r < kRegisters; ++r) {
-      const V::Vector value = V::load(part + i + r * V::kWidth);
+      const V::Vector value = V::load(kept + i + r * V::kWidth);
       sum[r] += V::load(all + i + r * V::kWidth);
       kept_sum[r] += value;
       square[r] += value * value;

@@ -8,21 +8,29 @@
 namespace tvmerge::TVMERGE_ISA {
 namespace {
 
-// delta[i] = x[i] - base[i], rounded once to Sum.
+// value[i] = x[i] - base[i], rounded once.
 template <typename Sum>
-void subtract(const Term& base, const Term& x, std::size_t start, std::size_t count,
-              Sum* delta) {
-  accumulate<Sum>(base, start, count, -1, true, delta);
-  accumulate<Sum>(x, start, count, 1, false, delta);
+void deltas_of(const Term& x, const Sum* __restrict base, std::size_t start,
+               std::size_t count, Sum* __restrict value) {
+  with_codes(x.dtype, x.data, start, count, [&](auto element, const auto* codes) {
+    using Element = decltype(element);
+    const typename Element::Bits* __restrict code = codes;
+    for (std::size_t i = 0; i < count; ++i)
+      value[i] = static_cast<Sum>(Element::decode(code[i])) - base[i];
+  });
 }
 
 // The deltas of one tile in float32, by float64 where either side is.
 void delta_tile(const Term& base, const Term& x, std::size_t start, std::size_t count,
                 float* __restrict delta) {
-  if (base.dtype != Dtype::f64 && x.dtype != Dtype::f64)
-    return subtract<float>(base, x, start, count, delta);
-  alignas(64) double wide[kTile];
-  subtract<double>(base, x, start, count, wide);
+  if (base.dtype != Dtype::f64 && x.dtype != Dtype::f64) {
+    alignas(64) float from[kTile];
+    decode(base.data, base.dtype, start, count, from);
+    return deltas_of(x, from, start, count, delta);
+  }
+  alignas(64) double from[kTile], wide[kTile];
+  decode(base.data, base.dtype, start, count, from);
+  deltas_of(x, from, start, count, wide);
   for (std::size_t i = 0; i < count; ++i) delta[i] = static_cast<float>(wide[i]);
 }
 
@@ -70,10 +78,17 @@ void ranked_keys(const RankedSlice& slice, std::uint32_t* keys) {
 inline std::size_t pick_inside(const std::uint32_t* keys, std::size_t count,
                                std::uint32_t low, std::uint32_t width,
                                std::uint32_t* to) {
+  constexpr std::size_t kGroup = 32;  // most groups hold none
   std::size_t found = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    to[found] = keys[i];
-    found += keys[i] - low <= width ? 1 : 0;
+  for (std::size_t start = 0; start < count; start += kGroup) {
+    const std::size_t stop = std::min(count, start + kGroup);
+    std::uint32_t any = 0;
+    for (std::size_t i = start; i < stop; ++i) any |= keys[i] - low <= width ? 1u : 0u;
+    if (any == 0) continue;
+    for (std::size_t i = start; i < stop; ++i) {
+      to[found] = keys[i];
+      found += keys[i] - low <= width ? 1 : 0;
+    }
   }
   return found;
 }

@@ -293,7 +293,8 @@ void check(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& 
       require(out.file < outputs && out.coefficients.size() == job.sources.size() &&
               out.reference >= kZero && out.reference < count);
       if (!out.consensus) continue;
-      require(count > 0 && !out.consensus->parts.empty());
+      const std::size_t parts = out.consensus->parts.size();
+      require(count > 0 && parts > 0 && parts <= kMostParts);
       for (const Part& part : out.consensus->parts)
         require(part.source > 0 && part.source < count);
     }
