@@ -44,15 +44,17 @@ struct Part {
   Keep keep;
 };
 
-// With v_k = gain_k weight_k delta_k where it is kept and 0 elsewhere,
-//   out = base + scale * sum_k v_k / d.
-// With `elect` only v_k of the sign of their sum (0 counts as positive) take part. With
-// `normalize` d is the sum of |weight_k| of those that take part, or 1 where none does.
+// With v_k = gain_k delta_k where it is kept and 0 elsewhere,
+//   out = base + scale * sum_k weight_k v_k / d.
+// With `elect` only terms of the sign of their sum (0 counts as positive) take part: the
+// sum of weight_k v_k, or with `elect_first` that of v_k alone. With `normalize` d is the
+// sum of |weight_k| of those that take part and are not 0, or 1 where none does.
 constexpr std::size_t kMostParts = 256;
 struct Consensus {
   std::vector<Part> parts;
   double scale;
   bool elect;
+  bool elect_first;
   bool normalize;
   std::uint64_t first;  // the element of the tensor that the job begins with
 };

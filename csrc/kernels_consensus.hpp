@@ -72,34 +72,37 @@ void mask_values(const Keep& keep, const Deciders& deciders, std::uint64_t first
 // Turns the deltas in `value` into what takes part of them, and adds it to `sum`.
 template <typename Sum>
 void keep_values(const Term* terms, std::size_t term_count, const Part& part,
-                 std::uint64_t first, std::size_t start, std::size_t count, Sum* value,
-                 Sum* sum) {
+                 double factor, std::uint64_t first, std::size_t start, std::size_t count,
+                 Sum* value, Sum* sum) {
   const Deciders deciders(terms, term_count, part.keep, first, start, count);
-  const auto factor = static_cast<Sum>(part.weight * part.gain);
   auto* mask = mask_values<false, false, Sum>;
   if (deciders.random && deciders.of_variance) mask = mask_values<true, true, Sum>;
   if (deciders.random && !deciders.of_variance) mask = mask_values<true, false, Sum>;
   if (!deciders.random && deciders.of_variance) mask = mask_values<false, true, Sum>;
-  mask(part.keep, deciders, first, count, factor, value, sum);
+  mask(part.keep, deciders, first, count, static_cast<Sum>(factor), value, sum);
 }
 
-// Of the values that agree with the sign of their sum, the sum and the weights. `Parts`
-// is their number, or 0 where the compiler cannot know it.
+// Of the values that take part, the sum and the weights. `Parts` is their number, or 0
+// where the compiler cannot know it.
 template <std::size_t Parts, typename Sum>
 void elect(const Consensus& consensus, const Sum* __restrict values, std::size_t count,
            Sum* __restrict sum, Sum* __restrict weight) {
   const std::size_t parts = Parts == 0 ? consensus.parts.size() : Parts;
-  Sum own[Parts == 0 ? kMostParts : Parts];
-  for (std::size_t k = 0; k < parts; ++k)
+  Sum factor[Parts == 0 ? kMostParts : Parts], own[Parts == 0 ? kMostParts : Parts];
+  for (std::size_t k = 0; k < parts; ++k) {
     own[k] = static_cast<Sum>(std::fabs(consensus.parts[k].weight));
+    factor[k] = consensus.elect_first ? static_cast<Sum>(consensus.parts[k].weight) : 1;
+  }
+  const bool any_sign = !consensus.elect;
   for (std::size_t i = 0; i < count; ++i) {
     const bool negative = sum[i] < 0;
     Sum agreed = 0, shared = 0;
     for (std::size_t k = 0; k < parts; ++k) {
       const Sum value = values[k * kTile + i];
       const Sum with_sign = negative ? -value : value;
-      const bool agrees = !(with_sign <= 0);  // NaN takes part: it must show
-      agreed += agrees ? value : Sum{0};
+      // NaN takes part: it must show.
+      const bool agrees = !(with_sign <= 0) | (any_sign & (value != 0));
+      agreed += agrees ? factor[k] * value : Sum{0};
       shared += agrees ? own[k] : Sum{0};
     }
     sum[i] = agreed;
@@ -137,15 +140,12 @@ void consensus_sum(const ConsensusSlice& slice, std::size_t start, std::size_t c
     const Part& part = consensus.parts[k];
     Sum* const value = values + k * kTile;
     deltas_of(slice.terms[part.source], base, start, count, value);
-    keep_values(slice.terms, slice.term_count, part, first, start, count, value, sum);
+    const double factor = consensus.elect_first ? part.gain : part.weight * part.gain;
+    keep_values(slice.terms, slice.term_count, part, factor, first, start, count, value,
+                sum);
   }
-  if (consensus.elect) {
+  if (consensus.elect || consensus.normalize)
     elect_tile(consensus, values, count, sum, weight);
-  } else if (consensus.normalize) {
-    double all = 0;
-    for (const Part& part : consensus.parts) all += std::fabs(part.weight);
-    std::fill_n(weight, count, static_cast<Sum>(all));
-  }
   const auto scale = static_cast<Sum>(consensus.scale);
   if (consensus.normalize) {
     for (std::size_t i = 0; i < count; ++i) sum[i] /= weight[i] != 0 ? weight[i] : Sum{1};
@@ -181,9 +181,8 @@ DeltaSums delta_sums_tile(const DeltaSlice& slice, std::size_t start, std::size_
   decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
   deltas_of(slice.terms[slice.part->source], base, start, count, kept);
   std::copy_n(kept, count, all);
-  const Part alone{slice.part->source, 1, 1, slice.part->keep};
-  keep_values(slice.terms, slice.term_count, alone, slice.first + start, start, count,
-              kept, unused);
+  keep_values(slice.terms, slice.term_count, *slice.part, 1, slice.first + start, start,
+              count, kept, unused);
   for (std::size_t i = 0; i < count; ++i) {
     all[i] = std::fabs(all[i]);
     kept[i] = std::fabs(kept[i]);

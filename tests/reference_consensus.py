@@ -19,22 +19,30 @@ class Part:
     gain: float = 1.0
 
 
-def values(base: np.ndarray, part: Part) -> np.ndarray:
+def values(base: np.ndarray, part: Part, *, weighted: bool = True) -> np.ndarray:
     """gain * weight * (tuned - base) where it is kept, 0 elsewhere."""
     with np.errstate(all="ignore"):
         delta = decode(part.tuned) - decode(base)
-        return np.where(part.kept, part.gain * part.weight * delta, 0.0)
+        weight = part.weight if weighted else 1.0
+        return np.where(part.kept, part.gain * weight * delta, 0.0)
 
 
 def consensus(
-    base: np.ndarray, parts: Sequence[Part], scale: float, *, elect: bool, normalize: bool
+    base: np.ndarray,
+    parts: Sequence[Part],
+    scale: float,
+    *,
+    elect: bool,
+    normalize: bool,
+    elect_first: bool = False,
 ) -> np.ndarray:
     """base + scale * (the sum of the values that take part) / (their weights, if `normalize`)."""
     held = np.stack([values(base, part) for part in parts])
+    voting = np.stack([values(base, part, weighted=not elect_first) for part in parts])
     weights = np.abs([part.weight for part in parts])[:, None]
     with np.errstate(all="ignore"):
-        total = held.sum(axis=0)
-        agrees = ~(np.where(total < 0, -held, held) <= 0) | (not elect)
+        total = voting.sum(axis=0)
+        agrees = ~(np.where(total < 0, -voting, voting) <= 0) if elect else held != 0
         total = np.where(agrees, held, 0).sum(axis=0)
         shared = (weights * agrees).sum(axis=0)
         if normalize:

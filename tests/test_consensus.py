@@ -57,37 +57,59 @@ def arrays_of(dtype: str, *, wild: bool = False) -> list[np.ndarray]:
     return [base, *(round_once(one, dtype).reshape(SIZE) for one in moved)]
 
 
-def check(out: np.ndarray, base: np.ndarray, parts: Sequence[Part], scale: float, dtype: str,
-          *, elect: bool, normalize: bool) -> None:  # fmt: skip
+def check(
+    out: np.ndarray,
+    base: np.ndarray,
+    parts: Sequence[Part],
+    scale: float,
+    dtype: str,
+    *,
+    elect: bool,
+    normalize: bool,
+    elect_first: bool = False,
+) -> None:
     """The rounding of the exact result within float32's error, but where that tips elections."""
-    held = np.stack([values(base, part) for part in parts])
-    size = np.abs(held).sum(axis=0)
-    exact = consensus(base, parts, scale, elect=elect, normalize=normalize)
+    voting = np.stack([values(base, part, weighted=not elect_first) for part in parts])
+    size = np.abs(voting).sum(axis=0)
+    exact = consensus(base, parts, scale, elect=elect, normalize=normalize, elect_first=elect_first)
     share = min(abs(part.weight) for part in parts) if normalize else 1.0
     error = 2.0**-21 * (np.abs(decode(base)) + abs(scale) * size / share)
-    clear = np.abs(held.sum(axis=0)) > 1e-5 * size
+    clear = (np.abs(voting.sum(axis=0)) > 1e-5 * size) | (size == 0)
     right = within(out, exact, error, dtype)
-    assert right[clear | (size == 0)].all() if elect else right.all()
-    assert (clear | (size == 0)).mean() > 0.9
+    assert right[clear].all() if elect else right.all()
+    assert clear.mean() > 0.9
 
 
-@pytest.mark.parametrize(("elect", "normalize"), [*itertools.product([False, True], repeat=2)])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(
+    ("elect", "elect_first"), [(False, False), (True, False), (True, True)], ids=str
+)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_values_are_summed_elected_and_normalized(
-    tmp_path: Path, dtype: str, elect: bool, normalize: bool
+    tmp_path: Path, dtype: str, elect: bool, normalize: bool, elect_first: bool
 ) -> None:
     base, *tuned = arrays = arrays_of(dtype)
     task = _core.Consensus(
         parts=[_core.Part(source=k + 1, weight=w, gain=1.25) for k, w in enumerate(WEIGHTS)],
         scale=0.7,
         elect=elect,
+        elect_first=elect_first,
         normalize=normalize,
     )
     results = [run(tmp_path, arrays, dtype, task, isa=isa) for isa in ISAS]
     results.append(run(tmp_path, arrays, dtype, task, threads=1, slice_bytes=1 << 14))
     everywhere = np.ones(SIZE, bool)
     parts = [Part(x, w, everywhere, 1.25) for x, w in zip(tuned, WEIGHTS, strict=True)]
-    check(results[0], base, parts, 0.7, dtype, elect=elect, normalize=normalize)
+    check(
+        results[0],
+        base,
+        parts,
+        0.7,
+        dtype,
+        elect=elect,
+        normalize=normalize,
+        elect_first=elect_first,
+    )
     assert all(one.tobytes() == results[0].tobytes() for one in results)
 
 

@@ -26,6 +26,7 @@ class Consensus:
         parts: Sequence[Part],
         scale: float,
         elect: bool,
+        elect_first: bool = ...,
         normalize: bool,
         first: int = ...,
     ) -> None: ...
