@@ -101,7 +101,7 @@ void elect(const Consensus& consensus, const Sum* __restrict values, std::size_t
       const Sum value = values[k * kTile + i];
       const Sum with_sign = negative ? -value : value;
       // NaN takes part: it must show.
-      const bool agrees = !(with_sign <= 0) | (any_sign & (value != 0));
+      const bool agrees = (!(with_sign <= 0)) | (any_sign & (value != 0));
       agreed += agrees ? factor[k] * value : Sum{0};
       shared += agrees ? own[k] : Sum{0};
     }
