@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
 
@@ -26,7 +26,7 @@ Place = str | tuple[int, int] | None
 _BYTES = "F8_E4M3"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Batch:
     """Some of a plan's jobs, or parts of them, and the files that they need.
 
@@ -38,25 +38,25 @@ class Batch:
     outputs: Mapping[int, str]
     jobs: tuple[Job, ...]
 
-    @property
+    @cached_property
     def combines(self) -> tuple[Combine, ...]:
         """The jobs that compute, in their order."""
         return tuple(job for job in self.jobs if isinstance(job, Combine))
 
-    @property
+    @cached_property
     def copies(self) -> tuple[Copy, ...]:
         """The jobs that copy or only read, in their order."""
         return tuple(job for job in self.jobs if isinstance(job, Copy))
 
-    @property
+    @cached_property
     def bytes_read(self) -> int:
         """The bytes of all ranges that are read."""
-        return sum(job.bytes_read for job in self.jobs)
+        return sum([job.bytes_read for job in self.jobs])
 
-    @property
+    @cached_property
     def bytes_written(self) -> int:
         """The bytes of all ranges that are written."""
-        return sum(job.bytes_written for job in self.jobs)
+        return sum([job.bytes_written for job in self.jobs])
 
     @property
     def bytes_to_move(self) -> int:
@@ -142,7 +142,7 @@ def run_batch(
     )
     return Record(
         number=batch.number,
-        edits=tuple(tuple(Edit(*edit) for edit in job) for job in done.edits),
+        edits=tuple([tuple([Edit._make(edit) for edit in job]) for job in done.edits]),
         different=tuple(done.different),
         input_states=dict(zip(batch.inputs, done.input_digests, strict=True)),
         output_states=dict(zip(batch.outputs, done.output_digests, strict=True)),
