@@ -15,6 +15,7 @@ from time import monotonic
 
 from tvmerge import _core
 from tvmerge.edit import Edit
+from tvmerge.garbage import uncollected
 from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, Range, size_bytes
 from tvmerge.plan import Plan
 from tvmerge.record import Record as Record
@@ -181,12 +182,13 @@ def native(
 ) -> tuple[list[str], list[str], list[_core.CombineJob], list[_core.CopyJob]]:
     """A batch as the engine takes it: input files, output files, jobs that compute, that copy."""
     inputs, outputs = _renumbered(batch.inputs), _renumbered(batch.outputs)
-    return (
-        list(batch.inputs.values()),
-        list(batch.outputs.values()),
-        [_native_combine(job, inputs, outputs) for job in batch.combines],
-        [_native_copy(job, inputs, outputs) for job in batch.copies],
-    )
+    with uncollected():
+        return (
+            list(batch.inputs.values()),
+            list(batch.outputs.values()),
+            [_native_combine(job, inputs, outputs) for job in batch.combines],
+            [_native_copy(job, inputs, outputs) for job in batch.copies],
+        )
 
 
 def read_back(batch: Batch, workspace: Workspace) -> dict[int, bytes]:

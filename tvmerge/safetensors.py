@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -219,7 +219,7 @@ def _check_cover(path: Path, entries: list[Entry], data_start: int, size: int) -
 
 
 def layout(
-    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, list[Entry], int]:
     """Lay `(name, dtype, shape)` out in one file, in the given order.
 
@@ -227,15 +227,14 @@ def layout(
     the size of the whole file. Entries are packed without gaps, as the format demands.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    entries: list[Entry] = []
-    position = 0
+    ends = [0]
     for name, dtype, shape in tensors:
-        end = position + size_in_bytes(dtype, shape)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
-        entries.append(Entry(name, dtype, shape, position, end))
-        position = end
+        begin = ends[-1]
+        ends.append(begin + size_in_bytes(dtype, shape))
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, ends[-1])}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT_BYTES)
     start = _LENGTH_BYTES + len(text)
-    placed = [Entry(e.name, e.dtype, e.shape, e.begin + start, e.end + start) for e in entries]
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, placed, start + position
+    places = zip(tensors, ends[:-1], ends[1:], strict=True)
+    placed = [Entry(*tensor, begin + start, end + start) for tensor, begin, end in places]
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, placed, start + ends[-1]

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from tvmerge.errors import INTERRUPTED_EXIT_CODE, StorageError, TVMergeError, did_you_mean
+from tvmerge.garbage import uncollected
 from tvmerge.untrusted import printable
 from tvmerge.version import __version__
 
@@ -59,10 +60,9 @@ class Commands(click.Group):
             return None
         module, attribute = target.place.split(":")
         # What is imported stays: looking through it for garbage took a tenth of the start.
-        gc.disable()
-        command = getattr(import_module(module), attribute)
+        with uncollected():
+            command = getattr(import_module(module), attribute)
         gc.freeze()
-        gc.enable()
         assert isinstance(command, click.Command)
         return command
 
