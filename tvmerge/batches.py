@@ -16,7 +16,7 @@ from time import monotonic
 from tvmerge import _core
 from tvmerge.edit import Edit
 from tvmerge.garbage import uncollected
-from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, Range, size_bytes
+from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, size_bytes
 from tvmerge.plan import Plan
 from tvmerge.record import Record as Record
 from tvmerge.run_options import BATCH_BYTES, Progress, Workspace
@@ -186,7 +186,7 @@ def native(
         return (
             list(batch.inputs.values()),
             list(batch.outputs.values()),
-            [_native_combine(job, inputs, outputs) for job in batch.combines],
+            [_core.CombineJob.planned(job, inputs, outputs) for job in batch.combines],
             [_native_copy(job, inputs, outputs) for job in batch.copies],
         )
 
@@ -231,29 +231,6 @@ def _renumbered(files: Mapping[int, str]) -> dict[int, int]:
     return {number: here for here, number in enumerate(files)}
 
 
-def _native(place: Range, files: Mapping[int, int], dtype: str | None = None) -> _core.Source:
-    return _core.Source(files[place.file], place.offset_bytes, dtype or place.dtype, place.digested)
-
-
-def _native_combine(
-    job: Combine, inputs: Mapping[int, int], outputs: Mapping[int, int]
-) -> _core.CombineJob:
-    return _core.CombineJob(
-        sources=[_native(source, inputs) for source in job.sources],
-        elements=job.elements,
-        outputs=[
-            _core.Output(
-                file=outputs[result.file],
-                offset_bytes=result.offset_bytes,
-                dtype=result.dtype,
-                reference=result.reference,
-                coefficients=result.coefficients,
-            )
-            for result in job.results
-        ],
-    )
-
-
 def _native_copy(job: Copy, inputs: Mapping[int, int], outputs: Mapping[int, int]) -> _core.CopyJob:
     return _core.CopyJob(
         file=inputs[job.source.file],
@@ -261,5 +238,8 @@ def _native_copy(job: Copy, inputs: Mapping[int, int], outputs: Mapping[int, int
         size_bytes=job.size_bytes,
         digested=job.source.digested,
         targets=[(outputs[file], offset) for file, offset in job.targets],
-        same_as=[_native(other, inputs, _BYTES) for other in job.same_as],
+        same_as=[
+            _core.Source(inputs[other.file], other.offset_bytes, _BYTES, other.digested)
+            for other in job.same_as
+        ],
     )
