@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <unordered_map>
 
 #include "delta_sums.hpp"
 #include "engine.hpp"
@@ -75,6 +76,36 @@ std::vector<Place> make_places(const py::sequence& outputs) {
     }
   }
   return places;
+}
+
+// Files by the numbers that a plan knows them by, each with the engine's own.
+using Numbers = std::unordered_map<std::uint32_t, std::uint32_t>;
+
+py::tuple fields(const py::handle value) { return value.cast<py::tuple>(); }
+
+// (file, offset in bytes, dtype, digested)
+Source make_source(const py::tuple& range, const Numbers& inputs) {
+  return {inputs.at(range[0].cast<std::uint32_t>()), range[1].cast<std::uint64_t>(),
+          parse_dtype(range[2].cast<std::string>()), range[3].cast<bool>()};
+}
+
+// (file, offset in bytes, dtype, reference, coefficients)
+Output make_output(const py::tuple& result, const Numbers& outputs) {
+  return {outputs.at(result[0].cast<std::uint32_t>()), result[1].cast<std::uint64_t>(),
+          parse_dtype(result[2].cast<std::string>()), result[3].cast<std::int32_t>(),
+          result[4].cast<std::vector<double>>()};
+}
+
+// (tensor, sources, elements, results): a job of tvmerge/jobs.py, taken apart here, since
+// Python takes three times as long, for each tensor of a model.
+CombineJob make_combine(const py::tuple& job, const Numbers& inputs,
+                        const Numbers& outputs) {
+  CombineJob made{{}, job[2].cast<std::uint64_t>(), {}};
+  for (const py::handle range : fields(job[1]))
+    made.sources.push_back(make_source(fields(range), inputs));
+  for (const py::handle result : fields(job[3]))
+    made.outputs.push_back(make_output(fields(result), outputs));
+  return made;
 }
 
 py::list edits(const MergeResult& result) {
@@ -165,7 +196,9 @@ PYBIND11_MODULE(_core, module) {
                        std::vector<Output> outputs) {
              return CombineJob{std::move(sources), elements, std::move(outputs)};
            }),
-           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("outputs"));
+           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("outputs"))
+      .def_static("planned", &make_combine, py::arg("job"), py::arg("inputs"),
+                  py::arg("outputs"));
 
   py::class_<CopyJob>(module, "CopyJob")
       .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,

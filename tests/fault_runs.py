@@ -59,6 +59,7 @@ class FaultyDisk:
         """Start `tvmerge COMMAND` in `folder`."""
         self._runs += 1
         said = self._scratch / f"said-{self._runs}"
+        said.touch()  # it may be killed before it opens that
         pid = self._ask(
             argv=command.split(),
             folder=str(folder.resolve()),

@@ -203,6 +203,22 @@ def test_the_card_names_inputs_and_coefficients(base: Path, tuned: Path, tmp_pat
     assert str(tmp_path) not in body
 
 
+@pytest.mark.parametrize(
+    "name", ["v1.2_a-b", "No", "null", "1e5", "e5", "2024-01-01", "a: b", "#x", "a-", "_", "ünï"]
+)
+def test_any_folder_name_is_text_in_the_card(name: str, base: Path, tmp_path: Path) -> None:
+    tuned = write_model(tmp_path / name, weights(1, "F32"))
+    negated(base, tuned).save(tmp_path / "out")
+    front = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)[1]
+    wanted = {
+        "base_model": sorted({"base", name}),
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "task-arithmetic", "tvmerge"],
+    }
+    assert front == yaml.safe_dump(wanted)
+
+
 def test_a_quantised_model_is_refused(base: Path, tuned: Path, tmp_path: Path) -> None:
     config = CONFIG | {"quantization_config": {"quant_method": "fp8"}}
     (base / "config.json").write_text(json.dumps(config))

@@ -217,7 +217,7 @@ def test_what_is_written_is_read_again(merged: Path) -> None:
     receipt = parse_receipt(content)
     assert receipt.to_bytes() == content
     text = RecipeText("linear", 'models: [ä, "\'\\"]\n\x1b')
-    renamed = tuple(replace(t, name=t.name + "é\n\u2028") for t in receipt.tensors)
+    renamed = tuple(t._replace(name=t.name + "é\n\u2028") for t in receipt.tensors)
     odd = replace(receipt, recipe=replace(receipt.recipe, source=text), tensors=renamed)
     assert parse_receipt(odd.to_bytes()) == odd
 
@@ -225,7 +225,7 @@ def test_what_is_written_is_read_again(merged: Path) -> None:
 def test_a_receipt_of_many_tensors_is_read_again(merged: Path) -> None:
     receipt = read_receipt(merged)
     one = receipt.tensors[1]
-    many = tuple(replace(one, name=f"t{i}", edit=Edit(i, i, i, i / 3)) for i in range(20_000))
+    many = tuple(one._replace(name=f"t{i}", edit=Edit(i, i, i, i / 3)) for i in range(20_000))
     assert parse_receipt(replace(receipt, tensors=many).to_bytes()).tensors == many
 
 

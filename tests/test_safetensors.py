@@ -141,6 +141,20 @@ def test_empty_and_0d_tensors_are_read(tmp_path: Path) -> None:
     }
 
 
+def test_a_header_known_from_a_whole_file_does_not_vouch_for_a_truncated_one(
+    tmp_path: Path,
+) -> None:
+    whole, same, short = tmp_path / "whole", tmp_path / "same", tmp_path / "short"
+    content = raw({"a": entry()}, bytes(8))
+    whole.write_bytes(content)
+    same.write_bytes(content)
+    short.write_bytes(content[:-1])
+    known = read_header(whole)
+    assert read_header(same) is known
+    with pytest.raises(FormatError, match=r"short: .*truncated"):
+        read_header(short)
+
+
 def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"missing\.safetensors: cannot read: No such file"):
         read_header(tmp_path / "missing.safetensors")

@@ -1,6 +1,11 @@
 """The native engine (csrc/bindings.cpp): runs flat lists of jobs over files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+# tvmerge.jobs.Combine: tensor, sources, elements, results.
+_Range = tuple[int, int, str, bool]
+_Result = tuple[int, int, str, int, tuple[float, ...]]
+_Planned = tuple[str, tuple[_Range, ...], int, tuple[_Result, ...]]
 
 class Source:
     def __init__(self, file: int, offset_bytes: int, dtype: str, digested: bool = ...) -> None: ...
@@ -47,6 +52,10 @@ class CombineJob:
     def __init__(
         self, *, sources: Sequence[Source], elements: int, outputs: Sequence[Output]
     ) -> None: ...
+    @staticmethod
+    def planned(
+        job: _Planned, inputs: Mapping[int, int], outputs: Mapping[int, int]
+    ) -> CombineJob: ...
 
 class CopyJob:
     def __init__(

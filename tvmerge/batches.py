@@ -9,13 +9,14 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
 
 from tvmerge import _core
 from tvmerge.edit import Edit
-from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, Range, size_bytes
+from tvmerge.garbage import uncollected
+from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, size_bytes
 from tvmerge.plan import Plan
 from tvmerge.record import Record as Record
 from tvmerge.run_options import BATCH_BYTES, Progress, Workspace
@@ -26,7 +27,7 @@ Place = str | tuple[int, int] | None
 _BYTES = "F8_E4M3"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Batch:
     """Some of a plan's jobs, or parts of them, and the files that they need.
 
@@ -38,25 +39,25 @@ class Batch:
     outputs: Mapping[int, str]
     jobs: tuple[Job, ...]
 
-    @property
+    @cached_property
     def combines(self) -> tuple[Combine, ...]:
         """The jobs that compute, in their order."""
         return tuple(job for job in self.jobs if isinstance(job, Combine))
 
-    @property
+    @cached_property
     def copies(self) -> tuple[Copy, ...]:
         """The jobs that copy or only read, in their order."""
         return tuple(job for job in self.jobs if isinstance(job, Copy))
 
-    @property
+    @cached_property
     def bytes_read(self) -> int:
         """The bytes of all ranges that are read."""
-        return sum(job.bytes_read for job in self.jobs)
+        return sum([job.bytes_read for job in self.jobs])
 
-    @property
+    @cached_property
     def bytes_written(self) -> int:
         """The bytes of all ranges that are written."""
-        return sum(job.bytes_written for job in self.jobs)
+        return sum([job.bytes_written for job in self.jobs])
 
     @property
     def bytes_to_move(self) -> int:
@@ -142,7 +143,7 @@ def run_batch(
     )
     return Record(
         number=batch.number,
-        edits=tuple(tuple(Edit(*edit) for edit in job) for job in done.edits),
+        edits=tuple([tuple([Edit._make(edit) for edit in job]) for job in done.edits]),
         different=tuple(done.different),
         input_states=dict(zip(batch.inputs, done.input_digests, strict=True)),
         output_states=dict(zip(batch.outputs, done.output_digests, strict=True)),
@@ -181,12 +182,13 @@ def native(
 ) -> tuple[list[str], list[str], list[_core.CombineJob], list[_core.CopyJob]]:
     """A batch as the engine takes it: input files, output files, jobs that compute, that copy."""
     inputs, outputs = _renumbered(batch.inputs), _renumbered(batch.outputs)
-    return (
-        list(batch.inputs.values()),
-        list(batch.outputs.values()),
-        [_native_combine(job, inputs, outputs) for job in batch.combines],
-        [_native_copy(job, inputs, outputs) for job in batch.copies],
-    )
+    with uncollected():
+        return (
+            list(batch.inputs.values()),
+            list(batch.outputs.values()),
+            [_core.CombineJob.planned(job, inputs, outputs) for job in batch.combines],
+            [_native_copy(job, inputs, outputs) for job in batch.copies],
+        )
 
 
 def read_back(batch: Batch, workspace: Workspace) -> dict[int, bytes]:
@@ -229,29 +231,6 @@ def _renumbered(files: Mapping[int, str]) -> dict[int, int]:
     return {number: here for here, number in enumerate(files)}
 
 
-def _native(place: Range, files: Mapping[int, int], dtype: str | None = None) -> _core.Source:
-    return _core.Source(files[place.file], place.offset_bytes, dtype or place.dtype, place.digested)
-
-
-def _native_combine(
-    job: Combine, inputs: Mapping[int, int], outputs: Mapping[int, int]
-) -> _core.CombineJob:
-    return _core.CombineJob(
-        sources=[_native(source, inputs) for source in job.sources],
-        elements=job.elements,
-        outputs=[
-            _core.Output(
-                file=outputs[result.file],
-                offset_bytes=result.offset_bytes,
-                dtype=result.dtype,
-                reference=result.reference,
-                coefficients=result.coefficients,
-            )
-            for result in job.results
-        ],
-    )
-
-
 def _native_copy(job: Copy, inputs: Mapping[int, int], outputs: Mapping[int, int]) -> _core.CopyJob:
     return _core.CopyJob(
         file=inputs[job.source.file],
@@ -259,5 +238,8 @@ def _native_copy(job: Copy, inputs: Mapping[int, int], outputs: Mapping[int, int
         size_bytes=job.size_bytes,
         digested=job.source.digested,
         targets=[(outputs[file], offset) for file, offset in job.targets],
-        same_as=[_native(other, inputs, _BYTES) for other in job.same_as],
+        same_as=[
+            _core.Source(inputs[other.file], other.offset_bytes, _BYTES, other.digested)
+            for other in job.same_as
+        ],
     )

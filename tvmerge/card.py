@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import yaml
-
 from tvmerge.stored import Stored
 from tvmerge.version import __version__
+
+# What YAML 1.1 takes for something else than text, of all that _is_plain would let pass.
+_WORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null"})
 
 
 def model_card(name: str, coefficients: Mapping[Stored, float], donor: Stored) -> str:
     """A card that names the inputs by folder name, with `base_model_relation: merge`."""
     names = sorted({stored.source.name for stored in (donor, *coefficients)})
-    front = yaml.safe_dump(
-        {
-            "base_model": names,
-            "base_model_relation": "merge",
-            "library_name": "transformers",
-            "tags": ["merge", "task-arithmetic", "tvmerge"],
-        },
-        sort_keys=True,
-    )
+    models = "\n".join(f"- {name}" for name in names)
+    if not all(map(_is_plain, names)):
+        import yaml  # takes longer to load than a small merge to run
+
+        models = yaml.safe_dump({"base_model": names}).strip().partition("\n")[2]
     rows = "\n".join(f"| {stored.source.name} | {c:.17g} |" for stored, c in coefficients.items())
     return (
-        f"---\n{front}---\n\n# {name}\n\nMade with tvmerge {__version__}: a linear combination of "
-        f"checkpoints, rounded once.\n\n| input | coefficient |\n|---|---|\n{rows}\n\n"
+        f"---\nbase_model:\n{models}\nbase_model_relation: merge\nlibrary_name: transformers\n"
+        f"tags:\n- merge\n- task-arithmetic\n- tvmerge\n---\n\n# {name}\n\n"
+        f"Made with tvmerge {__version__}: a linear combination of checkpoints, rounded once.\n\n"
+        f"| input | coefficient |\n|---|---|\n{rows}\n\n"
         f"Configuration, tokenizer and dtypes come from {donor.source.name}.\n"
+    )
+
+
+def _is_plain(name: str) -> bool:
+    """Whether YAML writes the text as it is; false in case of doubt."""
+    letters = name.replace("-", "").replace("_", "").replace(".", "")
+    return (
+        letters.isascii() and letters.isalnum() and name[0].isalpha() and name.lower() not in _WORDS
     )

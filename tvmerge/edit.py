@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import NamedTuple
 
 _SWALLOWED_SHARE = 0.99
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(NamedTuple):
     """An output tensor (or several) beside its reference, as the engine summed it up.
 
     With x the reference, y the exact sum and z the output, the intended edit is d = y - x and the
@@ -25,8 +26,7 @@ class Edit:
     realised_sq: float = 0.0
     dot: float = 0.0
 
-    def __add__(self, other: Edit) -> Edit:
-        # Spelled out: dataclasses.astuple takes half the time of a receipt.
+    def __add__(self, other: Edit) -> Edit:  # type: ignore[override]  # no tuple's sum
         return Edit(
             self.changed + other.changed,
             self.intended + other.intended,
@@ -74,4 +74,6 @@ def fold(parts: Iterable[Edit]) -> Edit:
 
 def total(edits: Iterable[Edit]) -> Edit:
     """The edit of a whole model: its tensors' edits added in their order."""
-    return sum(edits, Edit())
+    parts = list(edits)
+    # By column, at a third of the cost; sum() would compensate floats from Python 3.12 on.
+    return Edit(*(reduce(add, [part[n] for part in parts], 0) for n in range(len(Edit._fields))))

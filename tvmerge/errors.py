@@ -14,7 +14,6 @@ Messages say what, where, expected, found and what to do. Interrupts end with 13
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -73,6 +72,8 @@ INTERRUPTED_EXIT_CODE = 130
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
+    import difflib  # by those alone who have mistyped something
+
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 

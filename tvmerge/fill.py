@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tvmerge.batches import Batch, run_batch
@@ -77,9 +77,9 @@ def fill(plan: Plan, targets: Mapping[str, torch.Tensor], options: RunOptions) -
 def _into_tensor(job: Job, dtype: str) -> Job:
     """The job with its one result at the start of an output of its own, in `dtype`."""
     if isinstance(job, Combine):
-        return replace(job, results=(replace(job.results[0], offset_bytes=0, dtype=dtype),))
+        return job._replace(results=(job.results[0]._replace(offset_bytes=0, dtype=dtype),))
     if job.source.dtype == dtype:
-        return replace(job, targets=((0, 0),))
+        return job._replace(targets=((0, 0),))
     elements = job.size_bytes * 8 // DTYPE_BITS[job.source.dtype]
     return Combine(job.tensor, (job.source,), elements, (Result(0, 0, dtype, 0, (1.0,)),))
 
@@ -145,8 +145,8 @@ def _take(target: torch.Tensor, made: torch.Tensor) -> None:
 def _aimed_at(job: Job, output: int) -> Job:
     """The job with `output` for its one result; nobody asks for digests of the inputs here."""
     if isinstance(job, Copy):
-        source = replace(job.source, digested=False)
-        same_as = tuple(replace(other, digested=False) for other in job.same_as)
-        return replace(job, source=source, same_as=same_as, targets=((output, 0),))
-    sources = tuple(replace(source, digested=False) for source in job.sources)
-    return replace(job, sources=sources, results=(replace(job.results[0], file=output),))
+        source = job.source._replace(digested=False)
+        same_as = tuple(other._replace(digested=False) for other in job.same_as)
+        return job._replace(source=source, same_as=same_as, targets=((output, 0),))
+    sources = tuple(source._replace(digested=False) for source in job.sources)
+    return job._replace(sources=sources, results=(job.results[0]._replace(file=output),))

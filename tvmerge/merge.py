@@ -17,6 +17,7 @@ from tvmerge.card import model_card
 from tvmerge.dtype import parse_dtype
 from tvmerge.edit import is_swallowed
 from tvmerge.errors import NothingChangedError, storage_errors
+from tvmerge.garbage import uncollected
 from tvmerge.order import MODEL, VECTOR, Order, Variant
 from tvmerge.outcome import Outcome, outcomes
 from tvmerge.output import (
@@ -88,7 +89,8 @@ def save(
     for variant in order.variants:
         if order.kind == VECTOR and not variant.coefficients:
             raise NothingChangedError(f"{out}: the task vector is zero: its terms cancel out")
-    plan = order.plan()
+    with uncollected():
+        plan = order.plan()
     _refuse_early(order, options)
     stats = input_stats(plan)
     merge = _identity(order, plan, stats, options)
@@ -99,11 +101,13 @@ def save(
         ) as work,
     ):
         batches, resumed = run_merge(order, plan, stats, work, options, run or there)
+        with uncollected():
+            found = tuple(outcomes(plan, batches, work.journal.records))
         result = Result(
             order=order,
             plan=plan,
             input_stats=stats,
-            outcomes=tuple(outcomes(plan, batches, work.journal.records)),
+            outcomes=found,
             bytes_read=sum(batch.bytes_read for batch in batches),
             bytes_written=sum(batch.bytes_written for batch in batches),
             resumed_bytes=resumed,
@@ -112,7 +116,7 @@ def save(
         )
         for variant, outcome in zip(order.variants, result.outcomes, strict=True):
             _judge(target / variant.name, order, variant, outcome)
-        with storage_errors(out):
+        with storage_errors(out), uncollected():
             work.name_parts(order.files(plan))
             for number in range(len(order.variants)):
                 _complete(result, number, work, target.name)

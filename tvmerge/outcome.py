@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tvmerge.batches import Batch
 from tvmerge.digest import EMPTY, add
@@ -17,8 +18,7 @@ COMBINED = "combined"
 COPIED = "copied"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorOutcome:
+class TensorOutcome(NamedTuple):
     """One tensor of an output, what was done to it and why; `edit` is None where it was copied."""
 
     name: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tvmerge.dtype import parse_dtype
@@ -15,7 +16,7 @@ from tvmerge.errors import ConfigError
 from tvmerge.jobs import ZERO, Combine, Copy, Job, Range, Result
 from tvmerge.matching import check_match, refuse_quantised
 from tvmerge.safetensors import FLOAT_DTYPES, Entry, layout
-from tvmerge.stored import KIND_KEY, TASK_VECTOR, Slot, Stored
+from tvmerge.stored import KIND_KEY, TASK_VECTOR, Stored
 
 Coefficients = Mapping[Stored, float]
 
@@ -72,7 +73,7 @@ def plan_checkpoint(
         for name, (_, header) in zip(names, donor.shards, strict=True)
     )
     planner = _Planner(variants, donor, shards, also_read=(donor,))
-    return planner.plan(planner.model_tensor)
+    return planner.plan(partial(planner.model_tensor, planner.inputs[donor]))
 
 
 def plan_vector(
@@ -111,8 +112,29 @@ def summing_order(variants: Sequence[Coefficients], donor: Stored) -> tuple[Stor
     return tuple(placed)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Input:
+    """An input as the planner sees it."""
+
+    places: Mapping[str, tuple[int, Entry]]  # by tensor: the number of its file, and its entry
+    coefficients: tuple[float | None, ...]  # by variant; None: it is no term of it
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What becomes of a tensor, as of all others that the same inputs hold."""
+
+    alone: Sequence[int]  # the variants that leave it as it is
+    touched: Sequence[int]  # all other variants
+    sources: Sequence[_Input]
+    coefficients: Sequence[tuple[float, ...]]  # by touched variant, by source
+
+
 class _Planner:
-    """Numbers the input files, and sees to it that each of their tensors is digested once."""
+    """Numbers the input files, and sees to it that each of their tensors is digested once.
+
+    What does not differ from tensor to tensor is decided once: models have many small ones.
+    """
 
     def __init__(
         self,
@@ -122,12 +144,15 @@ class _Planner:
         *,
         also_read: Sequence[Stored],
     ) -> None:
-        self.variants, self.donor, self.shards = variants, donor, shards
-        self.terms = summing_order(variants, donor)
-        self.inputs = tuple(dict.fromkeys((*also_read, *self.terms)))
-        files = dict.fromkeys(file for stored in self.inputs for file, _ in stored.shards)
+        self.everywhere, self.shards = range(len(variants)), shards
+        terms = summing_order(variants, donor)
+        self.stored = tuple(dict.fromkeys((*also_read, *terms)))
+        files = dict.fromkeys(file for stored in self.stored for file, _ in stored.shards)
         self.files = {file: number for number, file in enumerate(files)}
-        self.digested: set[tuple[int, Entry]] = set()
+        self.digested: list[set[str]] = [set() for _ in files]  # names of tensors, by file
+        self.inputs = {stored: self._input(stored, variants) for stored in self.stored}
+        self.terms = [self.inputs[stored] for stored in terms]
+        self._sums: dict[tuple[object, ...], _Sums] = {}
 
     def plan(self, tensor: Callable[[int, Entry], Iterator[Job]]) -> Plan:
         """The jobs that `tensor` gives for every entry of every shard."""
@@ -138,85 +163,101 @@ class _Planner:
             for job in tensor(number, entry)
         ]
         jobs += self._unread()
-        return Plan(len(self.variants), self.shards, tuple(self.files), tuple(jobs))
+        return Plan(len(self.everywhere), self.shards, tuple(self.files), tuple(jobs))
 
-    def _holders(self, name: str) -> list[Stored]:
-        """The inputs that have tensor `name`, in the order of the sum."""
-        return [stored for stored in self.terms if name in stored.slots]
-
-    def model_tensor(self, shard: int, entry: Entry) -> Iterator[Job]:
+    def model_tensor(self, donor: _Input, shard: int, entry: Entry) -> Iterator[Job]:
         """A tensor of a model: copied for the variants that leave it alone, combined for others."""
-        own = self.donor.slots[entry.name]
-        everywhere = range(len(self.variants))
+        holders = [term for term in self.terms if entry.name in term.places]
         if entry.dtype not in FLOAT_DTYPES:
-            others = [s.slots[entry.name] for s in self._holders(entry.name) if s != self.donor]
-            yield self._copy(shard, entry, everywhere, own, others)
+            others = [term for term in holders if term is not donor]
+            yield self._copy(shard, entry, self.everywhere, donor, others)
             return
-        alone = [v for v in everywhere if self._leaves_alone(self.variants[v], entry, own)]
-        if alone:
-            yield self._copy(shard, entry, alone, own, [])
-        touched = [v for v in everywhere if v not in alone]
-        if touched:
-            seen = [
-                s for s in self._holders(entry.name) if any(s in self.variants[v] for v in touched)
-            ]
-            # The donor may have cancelled out, as in base + (tuned - base): it is then read all
-            # the same, with coefficient 0, to see what changed.
-            sources = [self.donor, *(stored for stored in seen if stored != self.donor)]
-            yield self._combine(shard, entry, touched, sources, reference=0)
+        same_dtype = entry.dtype == donor.places[entry.name][1].dtype
+        key = (same_dtype, *holders)
+        sums = self._sums.get(key)
+        if sums is None:
+            sums = self._sums[key] = self._model_sums(donor, holders, same_dtype)
+        if sums.alone:
+            yield self._copy(shard, entry, sums.alone, donor, [])
+        if sums.touched:
+            yield self._combine(shard, entry, sums, reference=0)
 
     def vector_tensor(self, shard: int, entry: Entry) -> Iterator[Job]:
         """A tensor of a task vector: what it changes is counted from zero."""
-        everywhere = range(len(self.variants))
-        yield self._combine(shard, entry, everywhere, self._holders(entry.name), ZERO)
+        holders = [term for term in self.terms if entry.name in term.places]
+        sums = self._sums.get(tuple(holders))
+        if sums is None:
+            sums = self._sums[tuple(holders)] = _sums([], self.everywhere, holders)
+        yield self._combine(shard, entry, sums, ZERO)
 
-    def _combine(
-        self,
-        shard: int,
-        entry: Entry,
-        variants: Sequence[int],
-        inputs: Sequence[Stored],
-        reference: int,
-    ) -> Combine:
+    def _input(self, stored: Stored, variants: Sequence[Coefficients]) -> _Input:
+        places = {
+            entry.name: (number, entry)
+            for number, header in ((self.files[file], header) for file, header in stored.shards)
+            for entry in header.entries
+        }
+        return _Input(places, tuple(terms.get(stored) for terms in variants))
+
+    def _model_sums(self, donor: _Input, holders: Sequence[_Input], same_dtype: bool) -> _Sums:
+        alone = [v for v in self.everywhere if same_dtype and _leaves_alone(v, donor, holders)]
+        touched = [v for v in self.everywhere if v not in alone]
+        seen = [h for h in holders if any(h.coefficients[v] is not None for v in touched)]
+        # The donor may have cancelled out, as in base + (tuned - base): it is then read all
+        # the same, with coefficient 0, to see what changed.
+        return _sums(alone, touched, [donor, *(one for one in seen if one is not donor)])
+
+    def _combine(self, shard: int, entry: Entry, sums: _Sums, reference: int) -> Combine:
+        shards = len(self.shards)
         results = tuple(
-            Result(
-                variant * len(self.shards) + shard,
-                entry.begin,
-                entry.dtype,
-                reference,
-                tuple(self.variants[variant].get(stored, 0.0) for stored in inputs),
-            )
-            for variant in variants
+            [
+                Result(variant * shards + shard, entry.begin, entry.dtype, reference, coefficients)
+                for variant, coefficients in zip(sums.touched, sums.coefficients, strict=True)
+            ]
         )
-        sources = tuple(self._range(stored.slots[entry.name]) for stored in inputs)
+        sources = tuple([self._range(source.places[entry.name]) for source in sums.sources])
         return Combine(entry.name, sources, entry.elements, results)
 
     def _unread(self) -> Iterator[Copy]:
         """What no job has read (integers, when a vector is made) is read for the digests alone."""
-        for stored in self.inputs:
-            for slot in stored.slots.values():
-                if (self.files[slot.file], slot.entry) not in self.digested:
-                    whole = self._range(slot)
-                    yield Copy(slot.entry.name, whole, slot.entry.size_bytes, (), ())
-
-    def _leaves_alone(self, terms: Coefficients, entry: Entry, own: Slot) -> bool:
-        touching = [stored for stored in terms if entry.name in stored.slots]
-        return (
-            touching == [self.donor] and terms[self.donor] == 1 and entry.dtype == own.entry.dtype
-        )
+        for stored in self.stored:
+            for file, header in stored.shards:
+                number = self.files[file]
+                if len(self.digested[number]) == len(header.entries):
+                    continue
+                for entry in header.entries:
+                    if entry.name not in self.digested[number]:
+                        whole = self._range((number, entry))
+                        yield Copy(entry.name, whole, entry.size_bytes, (), ())
 
     def _copy(
-        self, shard: int, entry: Entry, variants: Sequence[int], own: Slot, others: Sequence[Slot]
+        self,
+        shard: int,
+        entry: Entry,
+        variants: Sequence[int],
+        donor: _Input,
+        others: Sequence[_Input],
     ) -> Copy:
         targets = tuple((variant * len(self.shards) + shard, entry.begin) for variant in variants)
-        same_as = tuple(map(self._range, others))
-        return Copy(entry.name, self._range(own), entry.size_bytes, targets, same_as)
+        own = self._range(donor.places[entry.name])
+        same_as = tuple(self._range(other.places[entry.name]) for other in others)
+        return Copy(entry.name, own, entry.size_bytes, targets, same_as)
 
-    def _range(self, slot: Slot) -> Range:
-        place = (self.files[slot.file], slot.entry)
-        first = place not in self.digested
-        self.digested.add(place)
-        return Range(place[0], slot.entry.begin, slot.entry.dtype, digested=first)
+    def _range(self, place: tuple[int, Entry]) -> Range:
+        number, entry = place
+        digested = self.digested[number]
+        first = entry.name not in digested
+        digested.add(entry.name)
+        return Range(number, entry.begin, entry.dtype, first)
+
+
+def _leaves_alone(variant: int, donor: _Input, holders: Sequence[_Input]) -> bool:
+    touching = [holder for holder in holders if holder.coefficients[variant] is not None]
+    return touching == [donor] and donor.coefficients[variant] == 1
+
+
+def _sums(alone: Sequence[int], touched: Sequence[int], sources: Sequence[_Input]) -> _Sums:
+    coefficients = [tuple(source.coefficients[v] or 0.0 for source in sources) for v in touched]
+    return _Sums(alone, touched, sources, coefficients)
 
 
 def _check(variants: Sequence[Coefficients], donor: Stored) -> None:

@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -55,7 +55,7 @@ def check_memory(plan: Plan, workspace: Workspace) -> None:
     The engine is given every job with no elements: it opens the inputs, shares out its buffers,
     and has nothing to do.
     """
-    jobs = tuple(replace(job, elements=0) for job in plan.jobs if isinstance(job, Combine))
+    jobs = tuple(job._replace(elements=0) for job in plan.jobs if isinstance(job, Combine))
     inputs = {number: os.fspath(path) for number, path in enumerate(plan.inputs)}
     nowhere = dict.fromkeys(range(plan.variants * len(plan.shards)), "")
     run_batch(Batch(0, inputs, nowhere, jobs), workspace, into=dict.fromkeys(nowhere))

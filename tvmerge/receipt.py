@@ -165,10 +165,9 @@ def relative_error(edit: Edit) -> float | None:
 
 
 def _edit(edit: Edit) -> list[Any]:
-    derived = [edit.lost_share, edit.cosine, relative_error(edit)]
-    sums = [edit.intended_sq, edit.realised_sq, edit.dot]
-    counts = [edit.changed, edit.intended, edit.lost]
-    return [*counts, *map(_shortened, derived), *map(_finite, sums)]
+    changed, intended, lost, *sums = edit
+    derived = (edit.lost_share, edit.cosine, relative_error(edit))
+    return [changed, intended, lost, *map(_shortened, derived), *map(_finite, sums)]
 
 
 def _input(record: InputRecord) -> str:

@@ -73,7 +73,7 @@ def _tensors(result: Result, number: int) -> tuple[TensorOutcome, ...]:
     tensors = result.outcomes[number].tensors
     if result.order.variants[number].coefficients.keys() - {result.order.donor}:
         return tensors
-    return tuple(replace(tensor, differs=False) for tensor in tensors)
+    return tuple(tensor._replace(differs=False) for tensor in tensors)
 
 
 def _input_files(result: Result, number: int) -> dict[Path, FileRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from tvmerge.digest import EMPTY
@@ -29,7 +29,7 @@ class Record:
         """Plain values, for JSON (with NaN and infinities, as Python writes them)."""
         return {
             "batch": self.number,
-            "edits": [[list(astuple(edit)) for edit in job] for job in self.edits],
+            "edits": self.edits,
             "different": list(self.different),
             "inputs": {str(file): state.hex() for file, state in self.input_states.items()},
             "outputs": {str(file): state.hex() for file, state in self.output_states.items()},

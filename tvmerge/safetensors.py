@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
+from weakref import WeakValueDictionary
 
 from tvmerge.errors import FormatError, StorageError
 from tvmerge.untrusted import (
@@ -43,8 +45,7 @@ _MOST_DIMENSIONS = 64  # numpy's limit, and torch's
 _FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One tensor as the header describes it; `begin` and `end` are bytes from the file's start."""
 
     name: str
@@ -64,13 +65,17 @@ class Entry:
         return self.end - self.begin
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Header:
     """A checked header: entries in file order, the free-form metadata, the file's size."""
 
     entries: tuple[Entry, ...]
     metadata: Mapping[str, str]
     size_bytes: int
+
+
+# Those in use, by the digest of their text: a fine-tune's is most often its base's, byte for byte.
+_headers: WeakValueDictionary[tuple[bytes, int], Header] = WeakValueDictionary()
 
 
 def size_in_bytes(dtype: str, shape: Iterable[int]) -> int:
@@ -102,13 +107,18 @@ def parse_header(path: Path, text: bytes, size_bytes: int) -> Header:
     names, dtype, shape, offsets, overlap, holes, size), for more than 500,000 tensors, more than
     64 dimensions and names longer than 4096 characters.
     """
+    key = (blake2b(text).digest(), size_bytes)
+    known = _headers.get(key)
+    if known is not None:
+        return known
     content = _parse(path, text)
     metadata = _metadata(path, content.pop("__metadata__", {}))
     data_start = _LENGTH_BYTES + len(text)
     entries = [_entry(path, name, fields, data_start) for name, fields in content.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     _check_cover(path, entries, data_start, size_bytes)
-    return Header(tuple(entries), metadata, size_bytes)
+    header = _headers[key] = Header(tuple(entries), metadata, size_bytes)
+    return header
 
 
 def _bad(path: Path, what: str) -> NoReturn:
@@ -209,7 +219,7 @@ def _check_cover(path: Path, entries: list[Entry], data_start: int, size: int) -
 
 
 def layout(
-    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, list[Entry], int]:
     """Lay `(name, dtype, shape)` out in one file, in the given order.
 
@@ -217,15 +227,14 @@ def layout(
     the size of the whole file. Entries are packed without gaps, as the format demands.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    entries: list[Entry] = []
-    position = 0
+    ends = [0]
     for name, dtype, shape in tensors:
-        end = position + size_in_bytes(dtype, shape)
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, end]}
-        entries.append(Entry(name, dtype, shape, position, end))
-        position = end
+        begin = ends[-1]
+        ends.append(begin + size_in_bytes(dtype, shape))
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, ends[-1])}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT_BYTES)
     start = _LENGTH_BYTES + len(text)
-    placed = [Entry(e.name, e.dtype, e.shape, e.begin + start, e.end + start) for e in entries]
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, placed, start + position
+    places = zip(tensors, ends[:-1], ends[1:], strict=True)
+    placed = [Entry(*tensor, begin + start, end + start) for tensor, begin, end in places]
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, placed, start + ends[-1]

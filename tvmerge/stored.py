@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from tvmerge.errors import FormatError, StorageError
 from tvmerge.safetensors import MOST_TENSORS, Entry, Header, read_header
@@ -29,8 +29,7 @@ _LISTED = 5
 _MOST_SHARDS = 10_000  # all are open during a merge
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Where one tensor lies: a file and the entry of its header."""
 
     file: Path
