@@ -89,11 +89,14 @@ Source make_source(const py::tuple& range, const Numbers& inputs) {
           parse_dtype(range[2].cast<std::string>()), range[3].cast<bool>()};
 }
 
-// (file, offset in bytes, dtype, reference, coefficients)
+// (file, offset in bytes, dtype, reference, coefficients, Consensus or None)
 Output make_output(const py::tuple& result, const Numbers& outputs) {
-  return {outputs.at(result[0].cast<std::uint32_t>()), result[1].cast<std::uint64_t>(),
-          parse_dtype(result[2].cast<std::string>()), result[3].cast<std::int32_t>(),
-          result[4].cast<std::vector<double>>()};
+  return {outputs.at(result[0].cast<std::uint32_t>()),
+          result[1].cast<std::uint64_t>(),
+          parse_dtype(result[2].cast<std::string>()),
+          result[3].cast<std::int32_t>(),
+          result[4].cast<std::vector<double>>(),
+          result[5].cast<std::optional<Consensus>>()};
 }
 
 // (tensor, sources, elements, results): a job of tvmerge/jobs.py, taken apart here, since

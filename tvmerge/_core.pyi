@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 # tvmerge.jobs.Combine: tensor, sources, elements, results.
 _Range = tuple[int, int, str, bool]
-_Result = tuple[int, int, str, int, tuple[float, ...]]
+_Result = tuple[int, int, str, int, tuple[float, ...], object]  # the last: Consensus or None
 _Planned = tuple[str, tuple[_Range, ...], int, tuple[_Result, ...]]
 
 class Source:

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 
 from tvmerge import _core
+from tvmerge.deciding import decided
 from tvmerge.edit import Edit
 from tvmerge.garbage import uncollected
 from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, size_bytes
@@ -128,7 +129,7 @@ def run_batch(
     a file cannot be read or written, MemoryLimitError where the workspace is too small.
     """
     started = monotonic()
-    inputs, outputs, combines, copies = native(batch)
+    inputs, outputs, combines, copies = native(decided(batch, workspace))
     done = _core.merge(
         inputs,
         outputs if into is None else [into[number] for number in batch.outputs],

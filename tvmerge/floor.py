@@ -13,6 +13,7 @@ from time import monotonic
 
 from tvmerge import _core
 from tvmerge.batches import Batch, cut, native
+from tvmerge.deciding import undecided
 from tvmerge.plan import Plan
 from tvmerge.run_options import RunOptions, Workspace
 
@@ -24,7 +25,7 @@ def run_floor(batch: Batch, workspace: Workspace) -> float:
     """
     started = monotonic()
     _core.floor(
-        *native(batch),
+        *native(undecided(batch)),
         threads=workspace.threads,
         slice_bytes=workspace.slice_bytes,
         buffer_bytes=workspace.buffer_bytes,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tvmerge import _core
+from tvmerge.decisions import Decision
 from tvmerge.safetensors import DTYPE_BITS
 
 # A part's size does not show in any result. Parts begin at multiples of 64 bytes, of which the
@@ -40,6 +42,9 @@ class Result(NamedTuple):
     # The number of the source that it is compared with, or ZERO.
     reference: int
     coefficients: tuple[float, ...]  # one for each source; 0: no term
+    # What is in place of the coefficients once the sources have been measured; then None, or the
+    # engine's own.
+    decision: Decision | _core.Consensus | None = None
 
 
 ZERO = -2  # csrc/job.hpp
@@ -64,8 +69,11 @@ class Combine(NamedTuple):
         return self.elements * sum([DTYPE_BITS[result.dtype] for result in self.results]) // 8
 
     def parts(self, elements: int = PART_ELEMENTS) -> Iterator[Combine]:
-        """The job cut into parts of `elements`; the last one may be smaller."""
-        if self.elements <= elements:
+        """The job cut into parts of `elements`; the last one may be smaller.
+
+        What has to be measured stays whole.
+        """
+        if self.elements <= elements or any(result.decision for result in self.results):
             yield self
             return
         for start in range(0, self.elements, elements):

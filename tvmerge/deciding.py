@@ -1,0 +1,253 @@
+"""Measures what a batch's decisions depend on, and decides: measure -> decide -> combine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from struct import pack, unpack
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tvmerge import _core
+from tvmerge.decisions import Blend, Consensus, Decision, Delta, Keep
+from tvmerge.jobs import Combine, Result
+from tvmerge.run_options import Workspace
+
+if TYPE_CHECKING:
+    from tvmerge.batches import Batch
+
+T = TypeVar("T")
+_ALWAYS = 2**32
+_VARIANCE = -1
+_ALL, _NONE = (0, 2**64 - 1), (2**32 - 1, 0)
+_LEAST_NORM = 1e-7
+_Cuts = tuple[tuple[int, int], tuple[int, int]]  # what is in, and what of it is not
+_Factors = tuple[float, float]  # of a delta's values, and of its weight
+
+
+def decided(batch: Batch, workspace: Workspace) -> Batch:
+    """The batch with every decision made: coefficients, or the engine's own consensus.
+
+    Reads what has to be measured, before the batch itself is run; a batch without decisions is
+    given back as it is.
+    """
+    held = [
+        _Held(n, r, job, result.decision)
+        for n, job in enumerate(batch.jobs)
+        if isinstance(job, Combine)
+        for r, result in enumerate(job.results)
+        if isinstance(result.decision, Blend | Consensus)
+    ]
+    if not held:
+        return batch
+    engine = _Engine(batch, workspace)
+    made: dict[tuple[int, int], Result] = {}
+    for one, coefficients in _blended(held, engine):
+        made[one.number, one.result] = one.undecided._replace(
+            coefficients=coefficients, decision=None
+        )
+    for one, consensus in _agreed(held, engine):
+        made[one.number, one.result] = one.undecided._replace(decision=consensus)
+    jobs = list(batch.jobs)
+    for n in {number for number, _ in made}:
+        job = jobs[n]
+        assert isinstance(job, Combine)
+        results = tuple(made.get((n, r), result) for r, result in enumerate(job.results))
+        jobs[n] = job._replace(results=results)
+    return replace(batch, jobs=tuple(jobs))
+
+
+def undecided(batch: Batch) -> Batch:
+    """The batch without its decisions: for what reads and writes the same and computes nothing."""
+    jobs = [
+        job._replace(results=tuple(result._replace(decision=None) for result in job.results))
+        if isinstance(job, Combine)
+        else job
+        for job in batch.jobs
+    ]
+    return replace(batch, jobs=tuple(jobs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A decision that is to be made: of which result of which job."""
+
+    number: int
+    result: int
+    job: Combine
+    decision: Decision
+
+    @property
+    def undecided(self) -> Result:
+        return self.job.results[self.result]
+
+
+class _Engine:
+    """The native measurements of one batch's files."""
+
+    def __init__(self, batch: Batch, workspace: Workspace) -> None:
+        self._paths = list(batch.inputs.values())
+        self._files = {number: here for here, number in enumerate(batch.inputs)}
+        self._workspace = workspace
+
+    def sources(self, job: Combine) -> list[_core.Source]:
+        return [
+            _core.Source(self._files[place.file], place.offset_bytes, place.dtype)
+            for place in job.sources
+        ]
+
+    def run(self, measure: Callable[..., list[T]], jobs: Sequence[Any]) -> list[T]:
+        """One native measurement of all jobs."""
+        held = self._workspace
+        return (
+            measure(
+                self._paths,
+                jobs,
+                threads=held.threads,
+                buffer_bytes=held.buffer_bytes,
+                isa=held.isa,
+                drop_behind=held.drop_behind,
+            )
+            if jobs
+            else []
+        )
+
+
+def _blended(held: Sequence[_Held], engine: _Engine) -> Iterator[tuple[_Held, tuple[float, ...]]]:
+    blends = [(one, one.decision) for one in held if isinstance(one.decision, Blend)]
+    rows = [blend.rows(len(one.job.sources)) for one, blend in blends]
+    jobs = [
+        _core.MeasureJob(
+            sources=engine.sources(one.job),
+            elements=one.job.elements,
+            rows=[coefficient for row in wanted for coefficient in row],
+        )
+        for (one, _), wanted in zip(blends, rows, strict=True)
+    ]
+    found = engine.run(_core.measure, jobs)
+    for (one, blend), wanted, (flat, _) in zip(blends, rows, found, strict=True):
+        size = len(wanted)
+        gram = [flat[start : start + size] for start in range(0, size * size, size)]
+        yield one, blend.coefficients(gram, len(one.job.sources))
+
+
+def _agreed(held: Sequence[_Held], engine: _Engine) -> Iterator[tuple[_Held, _core.Consensus]]:
+    wanted = [(one, one.decision) for one in held if isinstance(one.decision, Consensus)]
+    cuts = _cuts(wanted, engine)
+    gains = _gains(wanted, cuts, engine)
+    for (one, consensus), limits, factors in zip(wanted, cuts, gains, strict=True):
+        yield (
+            one,
+            _core.Consensus(
+                parts=list(map(_part, consensus.deltas, limits, factors)),
+                scale=consensus.scale,
+                elect=consensus.elect,
+                elect_first=consensus.elect_first,
+                normalize=consensus.normalize,
+            ),
+        )
+
+
+_Wanted = Sequence[tuple[_Held, Consensus]]
+
+
+def _cuts(wanted: _Wanted, engine: _Engine) -> list[list[_Cuts]]:
+    """Per consensus and delta, what the ranks of its `keep` come to."""
+    cuts = [[_unranked(delta.keep) for delta in consensus.deltas] for _, consensus in wanted]
+    ranked = [
+        n
+        for n, (_, consensus) in enumerate(wanted)
+        if any(delta.keep.ranked for delta in consensus.deltas)
+    ]
+    jobs = [
+        _core.SelectJob(
+            sources=engine.sources(wanted[n][0].job),
+            elements=wanted[n][0].job.elements,
+            queries=_queries(wanted[n][1], wanted[n][0].job.elements),
+        )
+        for n in ranked
+    ]
+    for n, flat in zip(ranked, engine.run(_core.select, jobs), strict=True):
+        found = list(zip(flat[::2], flat[1::2], strict=True))
+        deltas = wanted[n][1].deltas
+        cuts[n] = [
+            pair if delta.keep.ranked else unranked
+            for delta, pair, unranked in zip(deltas, found, cuts[n], strict=True)
+        ]
+    return cuts
+
+
+def _gains(
+    wanted: _Wanted, cuts: Sequence[Sequence[_Cuts]], engine: _Engine
+) -> list[list[_Factors]]:
+    """Per consensus and delta, what multiplies its values and its weight."""
+    gains = [[(1.0, 1.0)] * len(consensus.deltas) for _, consensus in wanted]
+    summed = [
+        n
+        for n, (_, consensus) in enumerate(wanted)
+        if consensus.by_energy or any(delta.keep.rescale for delta in consensus.deltas)
+    ]
+    jobs = [
+        _core.DeltaSumsJob(
+            sources=engine.sources(wanted[n][0].job),
+            elements=wanted[n][0].job.elements,
+            parts=[
+                _part(delta, limits, (1.0, 1.0))
+                for delta, limits in zip(wanted[n][1].deltas, cuts[n], strict=True)
+            ],
+        )
+        for n in summed
+    ]
+    for n, norms in zip(summed, engine.run(_core.delta_sums, jobs), strict=True):
+        consensus = wanted[n][1]
+        energy = sum(square for _, _, square in norms)
+        gains[n] = [
+            (
+                _gain(norm) if delta.keep.rescale else 1.0,
+                _share(norm, energy, len(norms)) if consensus.by_energy else 1.0,
+            )
+            for delta, norm in zip(consensus.deltas, norms, strict=True)
+        ]
+    return gains
+
+
+def _queries(consensus: Consensus, elements: int) -> list[tuple[int, int]]:
+    """Two cuts a delta: what is in, and what of it is not."""
+    queries = []
+    for delta in consensus.deltas:
+        source = _VARIANCE if delta.keep.of_variance else delta.source
+        largest = elements if delta.keep.largest is None else delta.keep.largest
+        queries += [(source, largest), (source, delta.keep.but_largest)]
+    return queries
+
+
+def _unranked(keep: Keep) -> _Cuts:
+    """All of it, or what lies above a given magnitude."""
+    if keep.above is None:
+        return _ALL, _NONE
+    (key,) = unpack("<I", pack("<f", keep.above))
+    return (key, 0), _NONE
+
+
+def _part(delta: Delta, cuts: _Cuts, factors: _Factors) -> _core.Part:
+    keep = delta.keep
+    gain, weight = factors
+    return _core.Part(
+        source=delta.source,
+        weight=delta.weight * weight,
+        gain=gain,
+        outer=cuts[0],
+        inner=cuts[1],
+        of_variance=keep.of_variance,
+        random_below=min(_ALWAYS, round(keep.probability * _ALWAYS)),
+        key=keep.key,
+    )
+
+
+def _gain(norms: tuple[float, float, float]) -> float:
+    """What makes up for the dropped elements, in the L1 norm; 1 where next to nothing is left."""
+    whole, kept, _ = norms
+    return whole / kept if kept > _LEAST_NORM else 1.0
+
+
+def _share(norms: tuple[float, float, float], energy: float, count: int) -> float:
+    return norms[2] / energy if energy > 0 else 1 / count

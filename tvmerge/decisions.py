@@ -1,0 +1,120 @@
+"""What is decided of a tensor once its inputs have been measured: plain values until then.
+
+`Consensus` is for deltas of which only some elements take part, `Blend` for linear combinations
+whose coefficients depend on norms and angles. `deciding.py` measures and decides, batch by batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+Gram = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Which elements of a delta take part; by default all of them.
+
+    Ranks are of |delta|, or of the variance of all deltas; equal ones rank by their place.
+    """
+
+    largest: int | None = None  # this many; None: all
+    but_largest: int = 0  # of which so many of the very largest do not
+    of_variance: bool = False
+    above: float | None = None  # those of a larger magnitude; in place of ranks
+    probability: float = 1.0  # with which each takes part
+    key: int = 0  # of the random numbers: see random_key
+    rescale: bool = False  # what takes part is scaled up to the L1 norm of the whole delta
+
+    @property
+    def ranked(self) -> bool:
+        """Whether magnitudes have to be measured."""
+        return self.largest is not None or self.but_largest > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """The difference of input number `source` from the base."""
+
+    source: int
+    weight: float
+    keep: Keep = Keep()
+
+
+@dataclass(frozen=True, slots=True)
+class Consensus:
+    """base + scale * (the deltas' weighted sum), as csrc/consensus.hpp has it.
+
+    `elect`: only elements of the sign of the sum take part; with `elect_first` it is the sum before
+    weights. `normalize`: divided by the weights of those that take part. `by_energy`: weights are
+    multiplied by each delta's share of the sum of squares of what takes part.
+    """
+
+    base: int
+    deltas: tuple[Delta, ...]
+    scale: float = 1.0
+    elect: bool = False
+    elect_first: bool = False
+    normalize: bool = False
+    by_energy: bool = False
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the result is the base, whatever the deltas are."""
+        return self.scale == 0 or all(delta.weight == 0 for delta in self.deltas)
+
+    def renumbered(self, numbers: Mapping[int, int]) -> Consensus:
+        """The same of inputs with other numbers."""
+        deltas = tuple(replace(one, source=numbers[one.source]) for one in self.deltas)
+        return replace(self, base=numbers[self.base], deltas=deltas)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blend(ABC):
+    """sum_k w_k x_k, or base + sum_k w_k (x_k - base), with w from norms and inner products.
+
+    `inputs` are the numbers of what is blended.
+    """
+
+    inputs: tuple[int, ...]
+    base: int | None = None
+
+    @abstractmethod
+    def weights(self, gram: Gram) -> Sequence[float]:
+        """One for each of `inputs`; `gram` has their inner products, or those of their deltas."""
+
+    def rows(self, count: int) -> tuple[tuple[float, ...], ...]:
+        """What is measured: linear combinations, one coefficient for each of `count` inputs."""
+        return tuple(self._expanded([(number, 1.0)], 0.0, count) for number in self.inputs)
+
+    def coefficients(self, gram: Gram, count: int) -> tuple[float, ...]:
+        """One for each of `count` inputs."""
+        weights = self.weights(gram)
+        return self._expanded(list(zip(self.inputs, weights, strict=True)), 1.0, count)
+
+    def renumbered(self, numbers: Mapping[int, int]) -> Blend:
+        """The same of inputs with other numbers."""
+        base = None if self.base is None else numbers[self.base]
+        return replace(self, inputs=tuple(numbers[n] for n in self.inputs), base=base)
+
+    def _expanded(
+        self, weighted: Sequence[tuple[int, float]], of_base: float, count: int
+    ) -> tuple[float, ...]:
+        found = [0.0] * count
+        for number, weight in weighted:
+            found[number] += weight
+        if self.base is not None:
+            found[self.base] += of_base - sum(weight for _, weight in weighted)
+        return tuple(found)
+
+
+Decision = Consensus | Blend
+
+
+def random_key(seed: int, tensor: str, source: int) -> int:
+    """64 bits that key a tensor's random numbers: other seeds, names or inputs give other ones."""
+    text = f"{seed}\0{tensor}\0{source}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
