@@ -55,7 +55,7 @@ struct CopyJob {
 };
 
 // Inner products of linear combinations of one tensor's sources (coefficients are in the
-// rows).
+// rows); without rows, how two sources differ (kernels.hpp: MeasureSlice).
 struct MeasureJob {
   std::vector<Source> sources;
   std::uint64_t elements;
@@ -63,8 +63,8 @@ struct MeasureJob {
 };
 
 struct Measured {
-  std::vector<double> gram;            // row_count * row_count
-  std::vector<std::uint64_t> nonzero;  // row_count
+  std::vector<double> gram;            // row_count * row_count; 4 without rows
+  std::vector<std::uint64_t> nonzero;  // row_count; 1 without rows
 };
 
 }  // namespace tvmerge

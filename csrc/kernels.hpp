@@ -53,7 +53,8 @@ struct ConsensusSlice {
 
 // Reductions over rows y_r = sum_k rows[r * term_count + k] * x_k, accumulated in
 // float64. gram: row_count * row_count inner products; nonzero: elements of y_r that are
-// not 0 (NaN counts).
+// not 0 (NaN counts). No rows: how two terms a and b differ; gram is a.a, a.b, b.b and
+// (b - a).(b - a), nonzero the number of elements where a is not b.
 struct MeasureSlice {
   const Term* terms;
   std::size_t term_count;

@@ -45,8 +45,35 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
 }
 
 typedef float Floats __attribute__((vector_size(32)));
+typedef double Doubles __attribute__((vector_size(32)));
 inline Floats fused_lanes(Floats a, Floats b, Floats c) {
   return _mm256_fmadd_ps(a, b, c);
+}
+inline Doubles fused_lanes(Doubles a, Doubles b, Doubles c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+inline Doubles widened_low(Floats x) {
+  return _mm256_cvtps_pd(_mm256_castps256_ps128(x));
+}
+inline Doubles widened_high(Floats x) {
+  return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+}
+
+// One register's float16, or 8-bit codes, each in 16 bits; kernels_pairs.hpp.
+typedef std::int16_t Shorts __attribute__((vector_size(16)));
+inline Floats floats_of(Shorts half) {
+  return _mm256_cvtph_ps(reinterpret_cast<__m128i>(half));
+}
+inline Shorts halves_of(Floats value) {
+  return reinterpret_cast<Shorts>(_mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+inline Shorts load_bytes(const unsigned char* from) {
+  return reinterpret_cast<Shorts>(
+      _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+}
+inline void store_bytes(Shorts codes, unsigned char* to) {
+  const auto held = reinterpret_cast<__m128i>(codes);
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(held, held));
 }
 
 // float16 to float32, exact.

@@ -35,8 +35,18 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
 }
 
 typedef float Floats __attribute__((vector_size(64)));
+typedef double Doubles __attribute__((vector_size(64)));
 inline Floats fused_lanes(Floats a, Floats b, Floats c) {
   return _mm512_fmadd_ps(a, b, c);
+}
+inline Doubles fused_lanes(Doubles a, Doubles b, Doubles c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+inline Doubles widened_low(Floats x) {
+  return _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+}
+inline Doubles widened_high(Floats x) {
+  return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
 }
 
 // The masks of comparisons as they are: see tally in kernels_compare.hpp.
@@ -44,6 +54,9 @@ typedef std::int32_t Ints __attribute__((vector_size(64)));
 inline __m512i plus_one(Ints count, __mmask16 where) {
   const auto held = reinterpret_cast<__m512i>(count);
   return _mm512_mask_sub_epi32(held, where, held, _mm512_set1_epi32(-1));
+}
+inline Ints count_unequal(Ints count, Floats a, Floats b) {
+  return reinterpret_cast<Ints>(plus_one(count, _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ)));
 }
 inline void tally(Floats d_sq, Floats noise_sq, Floats r, Ints& intended, Ints& changed,
                   Ints& lost) {
@@ -71,6 +84,23 @@ inline std::size_t pick_inside(const std::uint32_t* keys, std::size_t count,
     found += static_cast<std::size_t>(__builtin_popcount(inside));
   }
   return found;
+}
+
+// One register's float16, or 8-bit codes, each in 16 bits; kernels_pairs.hpp.
+typedef std::int16_t Shorts __attribute__((vector_size(32)));
+inline Floats floats_of(Shorts half) {
+  return _mm512_cvtph_ps(reinterpret_cast<__m256i>(half));
+}
+inline Shorts halves_of(Floats value) {
+  return reinterpret_cast<Shorts>(_mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
+inline Shorts load_bytes(const unsigned char* from) {
+  return reinterpret_cast<Shorts>(
+      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+inline void store_bytes(Shorts codes, unsigned char* to) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm256_cvtepi16_epi8(reinterpret_cast<__m256i>(codes)));
 }
 
 // float16 to float32, exact.

@@ -53,20 +53,38 @@ void combine_tile(const CombineSlice& slice, std::size_t start, std::size_t coun
   finish_tile(slice, start, count, sum);
 }
 
-void combine_bfloat16(const CombineSlice& slice, std::size_t start, std::size_t count) {
-  const Edit edit = combine_bfloat16_tile(slice, start, count);
+template <typename Codec>
+void combine_alone(const CombineSlice& slice, std::size_t start, std::size_t count) {
+  // A tensor's end in order: as instruction sets sum it that have no such Codec.
+  if (!std::is_same_v<Codec, Bfloat16> && count != kTile)
+    return combine_tile<float>(slice, start, count);
+  const Edit edit = combine_rows_of_tile<Codec>(slice, start, count);
   if (slice.edits == nullptr) return;
   slice.edits[start / kTile] = edit;
   // NaN and infinity are another path's business.
-  if (edit.intended_sq - edit.intended_sq != 0) combine_tile<float>(slice, start, count);
+  const double sum = edit.intended_sq + edit.realised_sq;
+  if (sum - sum != 0) combine_tile<float>(slice, start, count);
+}
+
+using CombineTile = void (*)(const CombineSlice&, std::size_t, std::size_t);
+
+CombineTile choose_tile(const CombineSlice& slice) {
+  const bool alone = is_alone(slice);
+  if (alone && slice.out_dtype == Dtype::bf16) return combine_alone<Bfloat16>;
+#ifdef TVMERGE_HALF
+  if (alone && slice.out_dtype == Dtype::f16) return combine_alone<InOrder<Float16>>;
+  if (alone && slice.out_dtype == Dtype::f8_e4m3)
+    return combine_alone<InOrder<Float8E4M3>>;
+  if (alone && slice.out_dtype == Dtype::f8_e5m2)
+    return combine_alone<InOrder<Float8E5M2>>;
+#endif
+  return accumulates_in_double(slice.terms, slice.term_count, slice.out_dtype)
+             ? combine_tile<double>
+             : combine_tile<float>;
 }
 
 void combine(const CombineSlice& slice) {
-  const auto tile =
-      is_bfloat16_alone(slice) ? combine_bfloat16
-      : accumulates_in_double(slice.terms, slice.term_count, slice.out_dtype)
-          ? combine_tile<double>
-          : combine_tile<float>;
+  const CombineTile tile = choose_tile(slice);
   for (std::size_t start = 0; start < slice.count; start += kTile)
     tile(slice, start, std::min(kTile, slice.count - start));
 }

@@ -39,6 +39,12 @@ inline Vectors<float>::Vector fused_lanes(Vectors<float>::Vector a,
     c[lane] = fused(a[lane], b[lane], c[lane]);
   return c;
 }
+inline Vectors<double>::Vector widened_low(Vectors<float>::Vector x) {
+  return Vectors<double>::Vector{x[0], x[1]};
+}
+inline Vectors<double>::Vector widened_high(Vectors<float>::Vector x) {
+  return Vectors<double>::Vector{x[2], x[3]};
+}
 
 }  // namespace
 }  // namespace tvmerge::generic

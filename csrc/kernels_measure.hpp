@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels_codes.hpp"
+#include "kernels_difference.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
 namespace {
@@ -75,6 +76,7 @@ void fill_row(const MeasureSlice& slice, std::size_t r, std::size_t start,
 
 void measure(const MeasureSlice& slice) {
   const std::size_t rows = slice.row_count;
+  if (rows == 0) return differ(slice);
   double* const y = new double[rows * kRowTile];
   for (std::size_t start = 0; start < slice.count; start += kRowTile) {
     const std::size_t count =

@@ -24,7 +24,8 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
     const std::size_t rows = jobs[j].rows.size() / jobs[j].sources.size();
     needed = std::max(needed, slice_bytes(jobs[j].sources, kMeasureElements));
     table.add(jobs[j].elements, kMeasureElements);
-    totals[j] = {std::vector<double>(rows * rows), std::vector<std::uint64_t>(rows)};
+    totals[j] = {std::vector<double>(rows == 0 ? 4 : rows * rows),
+                 std::vector<std::uint64_t>(rows == 0 ? 1 : rows)};
   }
   const Workspace space(options, needed);
   reserve_descriptors(input_paths.size());
@@ -65,8 +66,9 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
       const Measured& total = totals[slice.job];
       Measured part{std::vector<double>(total.gram.size()),
                     std::vector<std::uint64_t>(total.nonzero.size())};
-      kernels.measure({terms.data(), terms.size(), job.rows.data(), part.nonzero.size(),
-                       slice.length, part.gram.data(), part.nonzero.data()});
+      kernels.measure({terms.data(), terms.size(), job.rows.data(),
+                       job.rows.size() / job.sources.size(), slice.length,
+                       part.gram.data(), part.nonzero.data()});
       add_in_order(*unit, std::move(part));
     }
     return true;
