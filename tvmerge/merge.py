@@ -110,6 +110,7 @@ def save(
             outcomes=found,
             bytes_read=sum(batch.bytes_read for batch in batches),
             bytes_written=sum(batch.bytes_written for batch in batches),
+            cloned_bytes=sum(record.cloned_bytes for record in work.journal.records.values()),
             resumed_bytes=resumed,
             seconds=time.monotonic() - started,
             options=options,
