@@ -36,7 +36,7 @@ def sharing_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 
 
 def merge(base: Path, out: Path) -> int:
-    """Subtracts a vector that changes one tensor; returns the bytes cloned, as the receipt has it."""
+    """Subtracts a vector that changes one tensor; returns the bytes cloned, as the receipt says."""
     vector = write_file(
         out.parent / f"vector of {out.name}" / "vector.safetensors",
         {"changed": np.full(MIB // 4, 0.5, np.float32)},
