@@ -224,6 +224,7 @@ PYBIND11_MODULE(_core, module) {
   py::class_<MergeResult>(module, "MergeResult")
       .def_property_readonly("edits", [](const MergeResult& self) { return edits(self); })
       .def_readonly("different", &MergeResult::different)
+      .def_readonly("cloned_bytes", &MergeResult::cloned_bytes)
       .def_property_readonly(
           "input_digests",
           [](const MergeResult& self) { return states(self.input_digests); })

@@ -41,6 +41,8 @@ struct MergeResult {
   std::vector<std::uint64_t> different;
   // Per file: of the ranges marked `digested`, and of all that was written.
   std::vector<DigestLanes> input_digests, output_digests;
+  // Of what was copied: the bytes that share their blocks with the input.
+  std::uint64_t cloned_bytes = 0;
 };
 
 // Runs the jobs over files that exist already with their full size. Neither the output

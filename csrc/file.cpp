@@ -1,8 +1,12 @@
 #include "file.hpp"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/magic.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -89,6 +93,27 @@ std::uint64_t File::size_bytes() const {
   return static_cast<std::uint64_t>(found.st_size);
 }
 
+std::uint64_t File::block_bytes() const {
+  struct stat found{};
+  if (::fstat(descriptor_, &found) != 0) fail(path_, "find out the block size", errno);
+  return static_cast<std::uint64_t>(std::max<blksize_t>(found.st_blksize, 1));
+}
+
+bool File::clone(const File& source, std::uint64_t source_offset_bytes,
+                 std::uint64_t size_bytes, std::uint64_t offset_bytes) const {
+  file_clone_range range{};
+  range.src_fd = source.descriptor_;
+  range.src_offset = source_offset_bytes;
+  range.src_length = size_bytes;
+  range.dest_offset = offset_bytes;
+  int refused = 0;
+  do {
+    refused = ::ioctl(descriptor_, FICLONERANGE, &range);
+  } while (refused != 0 && errno == EINTR);
+  // Whatever the reason: the caller writes instead, and that says what is wrong.
+  return refused == 0;
+}
+
 bool File::is_cached(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
 #ifdef SYS_cachestat
   constexpr long kCachestat = SYS_cachestat;
@@ -117,10 +142,18 @@ void File::begin_write_back(std::uint64_t offset_bytes, std::uint64_t size_bytes
                     static_cast<off64_t>(size_bytes), SYNC_FILE_RANGE_WRITE);
 }
 
+// btrfs holds on to all of a reserved extent as long as a block of it is in use: what is
+// cloned over the rest would save nothing.
+bool File::reserves_well() const {
+  struct statfs found{};
+  return ::fstatfs(descriptor_, &found) != 0 || found.f_type != BTRFS_SUPER_MAGIC;
+}
+
 void File::allocate(const std::string& path, std::uint64_t size_bytes) {
   const File file(open_or_throw(path, O_WRONLY | O_CREAT, "create"), path);
   const auto size = static_cast<off_t>(size_bytes);
-  while (size > 0 && ::fallocate(file.descriptor_, 0, 0, size) != 0) {
+  while (size > 0 && file.reserves_well() &&
+         ::fallocate(file.descriptor_, 0, 0, size) != 0) {
     if (errno == EINTR) continue;
     if (errno == EOPNOTSUPP || errno == ENOSYS) break;
     fail(path, "reserve " + std::to_string(size_bytes) + " bytes", errno);

@@ -30,6 +30,13 @@ class File {
              std::uint64_t offset_bytes) const;
 
   [[nodiscard]] std::uint64_t size_bytes() const;
+  // What the file system places as one: only whole blocks can be shared.
+  [[nodiscard]] std::uint64_t block_bytes() const;
+  // Makes a range of this file share the blocks of one of `source`, of the same size;
+  // false where that cannot be: other file systems, no reflinks, blocks that lie
+  // otherwise.
+  [[nodiscard]] bool clone(const File& source, std::uint64_t source_offset_bytes,
+                           std::uint64_t size_bytes, std::uint64_t offset_bytes) const;
 
   // Whether all of the range is in the page cache; false where the kernel cannot tell
   // (before Linux 6.5).
@@ -44,6 +51,8 @@ class File {
  private:
   File(int descriptor, std::string path)
       : descriptor_(descriptor), path_(std::move(path)) {}
+
+  [[nodiscard]] bool reserves_well() const;
 
   int descriptor_;
   std::string path_;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <deque>
 
+#include "clones.hpp"
 #include "engine.hpp"
 #include "floor.hpp"
 #include "reading.hpp"
@@ -148,9 +149,11 @@ struct Seen {
 class Merging {
  public:
   Merging(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
-          const Kernels& kernels, std::deque<Sink>& sinks, Layout& layout)
+          const Clones& clones, const Kernels& kernels, std::deque<Sink>& sinks,
+          Layout& layout)
       : combines_(combines),
         copies_(copies),
+        clones_(clones),
         kernels_(kernels),
         sinks_(sinks),
         layout_(layout) {}
@@ -256,11 +259,10 @@ class Merging {
     const std::uint64_t size_bytes = slice.length;
     const unsigned char* const data = reader.read(
         job.file, job.digested, job.offset_bytes + slice.start, size_bytes, 0);
-    for (const auto& [file, begin] : job.targets) {
-      const std::uint64_t offset_bytes = begin + slice.start;
-      const std::lock_guard<std::mutex> lock(sinks_[file].writing());
-      sinks_[file].write(data, size_bytes, offset_bytes);
-      kernels_.digest(data, size_bytes, offset_bytes, seen.outputs[file].data());
+    for (std::size_t t = 0; t < job.targets.size(); ++t) {
+      const auto& [file, begin] = job.targets[t];
+      write_rest(file, data, slice, begin, clones_.at(number, t));
+      kernels_.digest(data, size_bytes, begin + slice.start, seen.outputs[file].data());
       share.add_bytes(size_bytes);
     }
     for (const Source& same : job.same_as) {
@@ -271,8 +273,23 @@ class Merging {
     }
   }
 
+  // Writes a slice of a copy, but for what was cloned; the target begins at `begin`.
+  void write_rest(std::uint32_t file, const unsigned char* data,
+                  const SliceTable::Slice& slice, std::uint64_t begin,
+                  const Clones::Range& cloned) {
+    const std::uint64_t end = slice.start + slice.length;
+    const auto write = [&](std::uint64_t from, std::uint64_t to) {
+      if (from >= to) return;
+      const std::lock_guard<std::mutex> lock(sinks_[file].writing());
+      sinks_[file].write(data + (from - slice.start), to - from, begin + from);
+    };
+    write(slice.start, std::min(end, cloned.begin));
+    write(std::max(slice.start, cloned.end), end);
+  }
+
   const std::vector<CombineJob>& combines_;
   const std::vector<CopyJob>& copies_;
+  const Clones& clones_;
   const Kernels& kernels_;
   std::deque<Sink>& sinks_;
   Layout& layout_;
@@ -336,7 +353,8 @@ MergeResult merge(const std::vector<std::string>& input_paths,
                      std::vector<DigestLanes>(sinks.size()),
                      std::vector<std::uint64_t>(copies.size())};
   std::vector<Seen> seen(layout.threads, nothing);
-  Merging merging(combines, copies, kernels, sinks, layout);
+  const Clones clones(copies, inputs, sinks);
+  Merging merging(combines, copies, clones, kernels, sinks, layout);
 
   const auto body = [&](unsigned thread, Share& share) {
     const Buffer memory = make_buffer(layout.thread_bytes());
@@ -351,7 +369,7 @@ MergeResult merge(const std::vector<std::string>& input_paths,
   run_threads(layout.table.count(), layout.threads, body, options.progress);
 
   MergeResult result{layout.edits.totals(), nothing.different, nothing.inputs,
-                     nothing.outputs};
+                     nothing.outputs, clones.size_bytes()};
   for (const Seen& one : seen) {
     for (std::size_t j = 0; j < copies.size(); ++j)
       result.different[j] += one.different[j];

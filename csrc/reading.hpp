@@ -53,6 +53,7 @@ class Inputs {
     }
   }
   [[nodiscard]] std::size_t count() const { return files_.size(); }
+  [[nodiscard]] const File& file(std::uint32_t number) const { return files_[number]; }
 
   // Any thread may call it.
   void read(std::uint32_t file, void* buffer, std::uint64_t size_bytes,

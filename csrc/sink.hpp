@@ -33,6 +33,8 @@ class Sink {
   [[nodiscard]] unsigned char* prepare(unsigned char* scratch, std::size_t size_bytes,
                                        std::uint64_t offset_bytes) const;
   [[nodiscard]] bool is_file() const { return file_.has_value(); }
+  // Null where the output is none.
+  [[nodiscard]] const File* file() const { return file_ ? &*file_ : nullptr; }
 
   // Held while writing to a file. The kernel lets one thread write to a file at a time,
   // and has the others spin: whoever finds this taken can read on instead.

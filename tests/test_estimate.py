@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tvmerge.errors import MemoryLimitError, StorageError
 from tvmerge.estimate import (
     Load,
     Rates,
+    estimate_range,
     estimate_seconds,
     load_of,
     needs,
@@ -32,6 +34,7 @@ MIB = 1024 * 1024
 RATES = Rates(
     merge_rate=5e9,
     fetch_rate=2e9,
+    fetch_rates=(4e9, 1e9),
     write_back_rate=1e9,
     arithmetic_share=0.3,
     fixed_seconds=0.5,
@@ -89,6 +92,13 @@ def test_untouched_tensors_are_copied_for_that_reason(
 def test_estimate_is_bytes_by_rates() -> None:
     assert estimate_seconds(Load(10**10, 0), RATES) == pytest.approx(0.5 + 2)
     assert estimate_seconds(Load(10**10, 4 * 10**9), RATES) == pytest.approx(0.5 + 2 + 2)
+
+
+def test_range_is_that_of_a_disk_that_is_as_fast_and_as_slow_as_at_times() -> None:
+    load = Load(10**10, 4 * 10**9)
+    assert estimate_range(load, RATES) == pytest.approx((0.5 + 2 + 1, 0.5 + 2 + 4))
+    cached = replace(RATES, fetch_rate=None, fetch_rates=None)
+    assert estimate_range(Load(10**10, 0), cached) == pytest.approx((0.5 + 2, 0.5 + 2))
 
 
 def test_estimate_waits_for_the_disk_only_where_it_is_slower_than_the_merge() -> None:

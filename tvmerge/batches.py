@@ -150,6 +150,7 @@ def run_batch(
         output_states=dict(zip(batch.outputs, done.output_digests, strict=True)),
         bytes_read=batch.bytes_read,
         bytes_written=batch.bytes_written,
+        cloned_bytes=done.cloned_bytes,
         seconds=monotonic() - started,
     )
 

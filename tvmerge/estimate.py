@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tvmerge.batches import Batch
@@ -57,6 +57,9 @@ class Rates:
     merge_rate: float
     # Bytes per second of the time that reading from the disk adds; None: nothing had to be.
     fetch_rate: float | None
+    # That of the fastest and of the slowest half of what was read: disks differ from one second to
+    # the next.
+    fetch_rates: tuple[float, float] | None
     # How fast the disk takes what is written; None where memory has room for all of it.
     write_back_rate: float | None
     # Of a merge of cached files: 1 - the floor's time / the merge's.
@@ -112,6 +115,15 @@ def estimate_seconds(load: Load, rates: Rates, write_back_bytes: int = 0) -> flo
     fetching = load.uncached_bytes / rates.fetch_rate if rates.fetch_rate else 0.0
     flushing = write_back_bytes / rates.write_back_rate if rates.write_back_rate else 0.0
     return rates.fixed_seconds + fetching + max(load.bytes_to_move / rates.merge_rate, flushing)
+
+
+def estimate_range(load: Load, rates: Rates, write_back_bytes: int = 0) -> tuple[float, float]:
+    """As `estimate_seconds`: with the disk as fast, and as slow, as it was at times."""
+    fast, slow = rates.fetch_rates or (None, None)
+    return (
+        estimate_seconds(load, replace(rates, fetch_rate=fast), write_back_bytes),
+        estimate_seconds(load, replace(rates, fetch_rate=slow), write_back_bytes),
+    )
 
 
 def room_in_memory_bytes() -> int:

@@ -18,7 +18,7 @@ from tvmerge.errors import ConfigError
 from tvmerge.plan import Plan
 from tvmerge.receipt import RecipeText
 from tvmerge.report import MergeReport
-from tvmerge.run_options import SYNC_BY_DEFAULT, Progress, RunOptions
+from tvmerge.run_options import Progress, RunOptions
 from tvmerge.stored import Stored
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Expression:
         memory_mib: int | None = None,
         threads: int | None = None,
         progress: Progress | None = None,
-        sync: bool = SYNC_BY_DEFAULT,
+        sync: bool | None = None,
         restart: bool = False,
         ray_address: str | None = None,
         recipe: RecipeText | None = None,
@@ -77,7 +77,8 @@ class Expression:
         A Checkpoint becomes a folder that `transformers` loads, each tensor rounded once to the
         dtype that it has in the donor; a TaskVector is stored in float32; `dtype` ("bfloat16",
         "BF16") asks for another. `memory_mib` limits what the process may hold, `progress` is
-        called with (bytes moved, bytes to move), `sync` waits until the result is on the disk. The
+        called with (bytes moved, bytes to move), `sync` waits until the result is on the disk
+        (None: if it takes 4 GiB or more). The
         nodes of the Ray cluster at `ray_address` share the work (docs/fleet.md). The receipt
         (docs/receipt.md) repeats `recipe`.
 

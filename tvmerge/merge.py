@@ -110,6 +110,7 @@ def save(
             outcomes=found,
             bytes_read=sum(batch.bytes_read for batch in batches),
             bytes_written=sum(batch.bytes_written for batch in batches),
+            cloned_bytes=sum(record.cloned_bytes for record in work.journal.records.values()),
             resumed_bytes=resumed,
             seconds=time.monotonic() - started,
             options=options,
@@ -117,10 +118,11 @@ def save(
         for variant, outcome in zip(order.variants, result.outcomes, strict=True):
             _judge(target / variant.name, order, variant, outcome)
         with storage_errors(out), uncollected():
-            work.name_parts(order.files(plan))
+            heads = [shard.head for shard in plan.shards] * plan.variants
+            work.name_parts(dict(zip(order.files(plan), heads, strict=True)))
             for number in range(len(order.variants)):
                 _complete(result, number, work, target.name)
-            work.publish(sync=options.sync)
+            work.publish(sync=options.flushes(plan.output_bytes))
     return tuple(report(result, number, out) for number in range(len(order.variants)))
 
 

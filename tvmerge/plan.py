@@ -279,5 +279,9 @@ def _lay_out(
     wanted = [
         (e.name, dtype if dtype and e.dtype in FLOAT_DTYPES else e.dtype, e.shape) for e in entries
     ]
-    head, placed, size = layout(wanted, metadata)
+    # Data that keeps its dtypes lies in blocks as the donor's does: what is only copied can then
+    # share them. That depends on the donor alone: the same bytes on every file system.
+    kept = all(new == entry.dtype for entry, (_, new, _) in zip(entries, wanted, strict=True))
+    start = entries[0].begin if entries and kept else None
+    head, placed, size = layout(wanted, metadata, like_start=start)
     return OutShard(name, head, size, tuple(placed))

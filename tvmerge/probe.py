@@ -99,6 +99,7 @@ def probe(
             rates = Rates(
                 merge_rate=sample.merge_rate,
                 fetch_rate=sample.fetch_rate,
+                fetch_rates=sample.fetch_rates,
                 write_back_rate=outputs.write_back_rate(written) if write_back else None,
                 arithmetic_share=_arithmetic_share(sample.taken[-1], workspace),
                 fixed_seconds=fixed_seconds,
@@ -198,11 +199,17 @@ class _Sample:
     @property
     def fetch_rate(self) -> float | None:
         """Uncached bytes per second that reading them adds; None where it adds nothing."""
-        # Virtual disks come up to speed while they are read: the last third of the time is like
-        # the rest of the merge.
-        counted = self._fetched[-(-len(self._fetched) * 2 // 3) :] or self._fetched
-        seconds = sum(seconds for _, seconds in counted)
-        return sum(fetched for fetched, _ in counted) / seconds if seconds > 0 else None
+        # All of it: disks come up to speed while they are read, and fall back again.
+        return _rate(self._fetched)
+
+    @property
+    def fetch_rates(self) -> tuple[float, float] | None:
+        """That of the fastest and of the slowest half; None where `fetch_rate` is."""
+        ordered = sorted(self._fetched, key=lambda one: one[1] / one[0])
+        half = -(-len(ordered) // 2)
+        fast, slow = _rate(ordered[:half]), _rate(ordered[len(ordered) - half :])
+        whole = self.fetch_rate
+        return (fast or whole, slow or whole) if whole else None
 
     def forget(self) -> None:
         """Drop from the page cache the ranges of which next to nothing was in it before."""
@@ -218,6 +225,12 @@ class _Sample:
                 os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(file)
+
+
+def _rate(fetched: Iterable[tuple[int, float]]) -> float | None:
+    held = list(fetched)
+    seconds = sum(seconds for _, seconds in held)
+    return sum(size for size, _ in held) / seconds if seconds > 0 else None
 
 
 def _joined(ranges: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

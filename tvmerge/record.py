@@ -23,6 +23,7 @@ class Record:
     output_states: Mapping[int, bytes]
     bytes_read: int
     bytes_written: int
+    cloned_bytes: int  # of those written: what shares its blocks with an input
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -35,6 +36,7 @@ class Record:
             "outputs": {str(file): state.hex() for file, state in self.output_states.items()},
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
+            "cloned_bytes": self.cloned_bytes,
             "seconds": self.seconds,
         }
 
@@ -50,6 +52,7 @@ class Record:
                 output_states=_states(value["outputs"]),
                 bytes_read=_count(value["bytes_read"]),
                 bytes_written=_count(value["bytes_written"]),
+                cloned_bytes=_count(value["cloned_bytes"]),
                 seconds=_number(value["seconds"]),
             )
         except (KeyError, TypeError) as error:

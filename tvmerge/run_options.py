@@ -23,9 +23,9 @@ _CACHE_SHARE = 0.75
 # Read and written between two records of the journal: what is lost at most when a run is cut off.
 # Small enough to spread over machines, large enough that starting a batch costs nothing beside it.
 BATCH_BYTES = 1024 * _MIB
-# Off as in cp: what a power failure takes away, the next run of the command makes again, unless it
-# struck in the seconds after the end.
-SYNC_BY_DEFAULT = False
+# Outputs from this size on are flushed unless that is refused: the kernel does not hold so much for
+# long on most machines, and who waits minutes for a merge expects it to stay (docs/design.md).
+SYNC_FROM_BYTES = 4 * 1024 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,9 @@ class RunOptions:
     isa: str = ""
     # Bytes moved between two points from which an interrupted merge goes on.
     batch_bytes: int = BATCH_BYTES
-    # Return when the result is on the disk, rather than when the system has taken it.
-    sync: bool = SYNC_BY_DEFAULT
+    # Return when the result is on the disk, rather than when the system has taken it; None: if it
+    # is large.
+    sync: bool | None = None
     # Discard what an earlier, unfinished merge into the same place has left.
     restart: bool = False
     # The Ray cluster whose nodes share the work (tvmerge.fleet); None: this machine alone.
@@ -80,6 +81,10 @@ class RunOptions:
                 f"{(resident + _RESERVE_BYTES) // _MIB + 1} MiB"
             )
         return min(left, wanted)
+
+    def flushes(self, output_bytes: int) -> bool:
+        """Whether an output of this size is on the disk before it gets its name."""
+        return output_bytes >= SYNC_FROM_BYTES if self.sync is None else self.sync
 
     def workspace(self, bytes_to_move: int = 0) -> Workspace:
         """What the engine may use, fixed now: the process grows a little while it runs.

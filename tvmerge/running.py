@@ -69,8 +69,9 @@ def _lay_out(work: Unfinished, name: str, plan: Plan, number: int) -> Path:
         path = work.reopen(name)
         if not path.exists() or path.stat().st_size != shard.size_bytes:
             _core.allocate(os.fspath(path), shard.size_bytes)
+        # A head that an earlier run has written must not be there before its data is.
         with path.open("r+b") as file:
-            file.write(shard.head)
+            file.write(bytes(len(shard.head)))
     return path
 
 

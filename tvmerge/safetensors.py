@@ -36,6 +36,8 @@ FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _LENGTH_BYTES = 8
 _LARGEST_HEADER_BYTES = 100_000_000  # the limit of the format's own library
 _ALIGNMENT_BYTES = 8
+# What file systems place as one, and can share between files.
+_BLOCK_BYTES = 4096
 # More than twice what the largest mixtures of experts hold in all their files together. At these
 # limits the worst header takes about 0.8 GB and 5 s; without them, 2.5 GB and no end.
 MOST_TENSORS = 500_000
@@ -219,12 +221,17 @@ def _check_cover(path: Path, entries: list[Entry], data_start: int, size: int) -
 
 
 def layout(
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+    tensors: Sequence[tuple[str, str, tuple[int, ...]]],
+    metadata: Mapping[str, str],
+    *,
+    like_start: int | None = None,
 ) -> tuple[bytes, list[Entry], int]:
     """Lay `(name, dtype, shape)` out in one file, in the given order.
 
     Returns the bytes that open the file (length and header), the entries with their places, and
-    the size of the whole file. Entries are packed without gaps, as the format demands.
+    the size of the whole file. Entries are packed without gaps, as the format demands. The data
+    begins as far behind a block's start as byte `like_start` does, where the format's own
+    alignment allows it: the header is filled up with spaces.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     ends = [0]
@@ -233,7 +240,10 @@ def layout(
         ends.append(begin + size_in_bytes(dtype, shape))
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, ends[-1])}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+    unit, start = _ALIGNMENT_BYTES, 0
+    if like_start is not None and like_start % _ALIGNMENT_BYTES == 0:
+        unit, start = _BLOCK_BYTES, like_start
+    text += b" " * ((start - _LENGTH_BYTES - len(text)) % unit)
     start = _LENGTH_BYTES + len(text)
     places = zip(tensors, ends[:-1], ends[1:], strict=True)
     placed = [Entry(*tensor, begin + start, end + start) for tensor, begin, end in places]

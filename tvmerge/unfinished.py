@@ -60,11 +60,17 @@ class Unfinished:
             named.rename(part)
         return part
 
-    def name_parts(self, names: Iterable[str]) -> None:
-        """Give the finished shards their names."""
-        for name in names:
+    def name_parts(self, heads: Mapping[str, bytes]) -> None:
+        """Give the finished shards their heads (length and header) and then their names.
+
+        Without its head no shard can be opened: written last, it is not on the disk long before
+        the rest after a power failure.
+        """
+        for name, head in heads.items():
             part = self.part(name)
             if part.exists():
+                with part.open("r+b") as file:
+                    file.write(head)
                 part.rename(self.folder / name)
 
     def tidy(self, parts: Iterable[Path]) -> None:

@@ -87,6 +87,7 @@ def journal() -> bytes:
                     output_states={1: bytes(64)},
                     bytes_read=123,
                     bytes_written=45,
+                    cloned_bytes=7,
                     seconds=0.5,
                 )
             )

@@ -11,7 +11,6 @@ import click
 
 from tvmerge.dtype import TORCH_NAMES, parse_dtype
 from tvmerge.errors import ConfigError
-from tvmerge.run_options import SYNC_BY_DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +22,7 @@ class RunFlags:
     quiet: bool
     as_json: bool
     # Of the commands that write (write_options).
-    sync: bool = SYNC_BY_DEFAULT
+    sync: bool | None = None
     restart: bool = False
     ray_address: str | None = None
 
@@ -83,8 +82,8 @@ def write_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option(
         "--sync/--no-sync",
-        default=SYNC_BY_DEFAULT,
-        show_default=True,
+        default=None,
+        show_default="--sync for outputs of 4 GiB or more",
         help="Return when the result is on the disk, whatever happens to the power then.",
     )
     @click.option(
@@ -101,7 +100,7 @@ def write_options(command: Callable[..., None]) -> Callable[..., None]:
     @run_options
     @wraps(command)
     def with_flags(
-        sync: bool, restart: bool, ray_address: str | None, flags: RunFlags, **rest: Any
+        sync: bool | None, restart: bool, ray_address: str | None, flags: RunFlags, **rest: Any
     ) -> None:
         flags = replace(flags, sync=sync, restart=restart, ray_address=ray_address)
         command(flags=flags, **rest)

@@ -17,7 +17,7 @@ from tvmerge.cli.options import RunFlags, dtype_option, run_options
 from tvmerge.cli.printing import print_json, size
 from tvmerge.dtype import TORCH_NAMES
 from tvmerge.errors import OutputError
-from tvmerge.estimate import Needs, estimate_seconds, needs, room_in_memory_bytes
+from tvmerge.estimate import Needs, estimate_range, estimate_seconds, needs, room_in_memory_bytes
 from tvmerge.matching import check_match
 from tvmerge.output import check_destination
 from tvmerge.plan import Plan, plan_checkpoint
@@ -106,7 +106,7 @@ def _probe(planned: Plan, place: Path, options: RunOptions) -> Probed:
 def _write_back_bytes(planned: Plan, options: RunOptions) -> int:
     """What has to reach the disk before the merge can end: what memory has no room for."""
     moved = sum(job.bytes_read + job.bytes_written for job in planned.jobs)
-    if options.sync or options.workspace(moved).drop_behind:
+    if options.flushes(planned.output_bytes) or options.workspace(moved).drop_behind:
         return planned.output_bytes
     return max(0, planned.output_bytes - room_in_memory_bytes())
 
@@ -142,9 +142,11 @@ class _Found:
             return None
         load, rates = self.probed.load, self.probed.rates
         options = RunOptions(memory_mib=self.limit_mib, threads=self.workspace.threads)
-        seconds = estimate_seconds(load, rates, _write_back_bytes(self.plan, options))
+        write_back = _write_back_bytes(self.plan, options)
+        fast, slow = estimate_range(load, rates, write_back)
         return {
-            "seconds": self.planning_seconds + seconds,
+            "seconds": self.planning_seconds + estimate_seconds(load, rates, write_back),
+            "seconds_range": [self.planning_seconds + fast, self.planning_seconds + slow],
             "uncached_bytes": load.uncached_bytes,
             **asdict(rates),
         }
@@ -176,7 +178,12 @@ def _print(config: str, out: str | None, found: dict[str, Any]) -> None:
     limit = f"limit {found['memory_limit_bytes'] / _MIB:.0f} MiB"
     click.echo(f"  memory   {found['memory_bytes'] / _MIB:.0f} MiB ({buffers}), {limit}")
     if estimate:
-        click.echo(f"  time     about {estimate['seconds']:.2g} s ({_rates(estimate)})")
+        click.echo(f"  time     about {_seconds(estimate)} s ({_rates(estimate)})")
+
+
+def _seconds(estimate: dict[str, Any]) -> str:
+    fast, slow = (f"{seconds:.2g}" for seconds in estimate["seconds_range"])
+    return fast if fast == slow else f"{fast} to {slow}"
 
 
 def _rates(estimate: dict[str, Any]) -> str:
