@@ -16,13 +16,29 @@ inline __m256i load(const void* from) {
   return _mm256_loadu_si256(static_cast<const __m256i*>(from));
 }
 
-// Half a stripe: four words, their keys, the sum that they go into.
-inline __m256i digest_half(__m256i sum, __m256i words, __m256i key) {
-  const __m256i mixed = _mm256_xor_si256(words, key);
-  const __m256i product = _mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32));
-  return _mm256_add_epi64(_mm256_add_epi64(sum, _mm256_shuffle_epi32(words, 0x4e)),
-                          product);
-}
+// Half of all stripes: four words of each, and their keys.
+struct DigestHalf {
+  __m256i products, words, key;
+
+  DigestHalf(const std::uint64_t* lanes, const std::uint64_t* keys, __m256i start)
+      : products(load(lanes)),
+        words(_mm256_setzero_si256()),
+        key(_mm256_add_epi64(load(keys), start)) {}
+
+  void add(__m256i stripe, __m256i step) {
+    const __m256i mixed = _mm256_xor_si256(stripe, key);
+    const __m256i product = _mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32));
+    products = _mm256_add_epi64(products, product);
+    words = _mm256_add_epi64(words, stripe);
+    key = _mm256_add_epi64(key, step);
+  }
+  // Words go into their neighbours' lanes: all at once, since they are only added up.
+  void store(std::uint64_t* lanes) const {
+    const __m256i swapped = _mm256_shuffle_epi32(words, 0x4e);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes),
+                        _mm256_add_epi64(products, swapped));
+  }
+};
 
 // Whole stripes; see digest.hpp.
 inline void digest_stripes(const unsigned char* data, std::size_t stripes,
@@ -30,18 +46,14 @@ inline void digest_stripes(const unsigned char* data, std::size_t stripes,
   const std::uint64_t first = position * kDigestStep;
   const __m256i start = _mm256_set1_epi64x(static_cast<long long>(first));
   const __m256i step = _mm256_set1_epi64x(static_cast<long long>(kDigestAdvance));
-  __m256i low_sum = load(lanes), high_sum = load(lanes + 4);
-  __m256i low_key = _mm256_add_epi64(load(kDigestKeys), start);
-  __m256i high_key = _mm256_add_epi64(load(kDigestKeys + 4), start);
+  DigestHalf low(lanes, kDigestKeys, start), high(lanes + 4, kDigestKeys + 4, start);
   for (std::size_t s = 0; s < stripes; ++s) {
     const unsigned char* const stripe = data + s * kStripeBytes;
-    low_sum = digest_half(low_sum, load(stripe), low_key);
-    high_sum = digest_half(high_sum, load(stripe + kStripeBytes / 2), high_key);
-    low_key = _mm256_add_epi64(low_key, step);
-    high_key = _mm256_add_epi64(high_key, step);
+    low.add(load(stripe), step);
+    high.add(load(stripe + kStripeBytes / 2), step);
   }
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), low_sum);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes + 4), high_sum);
+  low.store(lanes);
+  high.store(lanes + 4);
 }
 
 typedef float Floats __attribute__((vector_size(32)));

@@ -19,19 +19,21 @@ namespace {
 inline void digest_stripes(const unsigned char* data, std::size_t stripes,
                            std::uint64_t position, std::uint64_t* lanes) {
   const std::uint64_t first = position * kDigestStep;
-  __m512i sum = _mm512_loadu_si512(lanes);
+  __m512i products = _mm512_loadu_si512(lanes), words = _mm512_setzero_si512();
   __m512i key = _mm512_add_epi64(_mm512_loadu_si512(kDigestKeys),
                                  _mm512_set1_epi64(static_cast<long long>(first)));
   const __m512i step = _mm512_set1_epi64(static_cast<long long>(kDigestAdvance));
   for (std::size_t s = 0; s < stripes; ++s) {
-    const __m512i words = _mm512_loadu_si512(data + s * kStripeBytes);
-    const __m512i mixed = _mm512_xor_si512(words, key);
-    const __m512i product = _mm512_mul_epu32(mixed, _mm512_srli_epi64(mixed, 32));
-    sum = _mm512_add_epi64(sum, _mm512_shuffle_epi32(words, _MM_PERM_BADC));
-    sum = _mm512_add_epi64(sum, product);
+    const __m512i stripe = _mm512_loadu_si512(data + s * kStripeBytes);
+    const __m512i mixed = _mm512_xor_si512(stripe, key);
+    products =
+        _mm512_add_epi64(products, _mm512_mul_epu32(mixed, _mm512_srli_epi64(mixed, 32)));
+    words = _mm512_add_epi64(words, stripe);
     key = _mm512_add_epi64(key, step);
   }
-  _mm512_storeu_si512(lanes, sum);
+  // Words go into their neighbours' lanes: all at once, since they are only added up.
+  const __m512i swapped = _mm512_shuffle_epi32(words, _MM_PERM_BADC);
+  _mm512_storeu_si512(lanes, _mm512_add_epi64(products, swapped));
 }
 
 typedef float Floats __attribute__((vector_size(64)));
