@@ -88,7 +88,7 @@ def write_models(folder: Path) -> Path:
 def order(shared: Path) -> Order:
     base, tuned = Checkpoint(shared / "base"), Checkpoint(shared / "tuned")
     model = base - 0.5 * (tuned - base)
-    return Order(kind=MODEL, donor=base.donor, variants=(Variant(coefficients=model.coefficients),))
+    return Order(kind=MODEL, donor=base.donor, variants=(Variant(weighting=model.coefficients),))
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -20,8 +20,9 @@ from tvmerge.jobs import Combine, Copy
 from tvmerge.merge import save
 from tvmerge.order import MODEL, Order, Variant
 from tvmerge.outcome import Outcome, outcomes
-from tvmerge.plan import Plan, plan_checkpoint, plan_vector, summing_order
+from tvmerge.plan import Plan, plan_checkpoint, plan_vector
 from tvmerge.record import Record
+from tvmerge.rows import summing_order
 from tvmerge.run_options import RunOptions
 
 ELEMENTS = 200_003
@@ -91,9 +92,7 @@ def test_where_a_merge_is_cut_shows_in_no_byte_sum_or_digest(
 def test_every_variant_has_the_bytes_of_its_own_merge(
     variants: list[Checkpoint], tmp_path: Path
 ) -> None:
-    named = tuple(
-        Variant(coefficients=v.coefficients, name=f"v{n}") for n, v in enumerate(variants)
-    )
+    named = tuple(Variant(weighting=v.coefficients, name=f"v{n}") for n, v in enumerate(variants))
     order = Order(kind=MODEL, donor=variants[0].donor, variants=named)
     reports = save(order, tmp_path / "sweep", RunOptions())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep"]

@@ -42,9 +42,7 @@ def model(tmp_path: Path) -> Checkpoint:
 
 
 def order(model: Checkpoint) -> Order:
-    return Order(
-        kind=MODEL, donor=model.donor, variants=(Variant(coefficients=model.coefficients),)
-    )
+    return Order(kind=MODEL, donor=model.donor, variants=(Variant(weighting=model.coefficients),))
 
 
 def save(model: Checkpoint, out: Path, run: Runner | None = None, **options: bool) -> MergeReport:
@@ -195,7 +193,7 @@ def test_a_merge_stopped_while_it_is_completed_goes_on(
 def test_several_variants_go_on_together(model: Checkpoint, tmp_path: Path) -> None:
     donor = Checkpoint(model.donor.source)
     models = {f"s{s}": donor + s * (model - donor) for s in (0.5, 1.0)}
-    variants = tuple(Variant(name=n, coefficients=m.coefficients) for n, m in models.items())
+    variants = tuple(Variant(name=n, weighting=m.coefficients) for n, m in models.items())
     together = Order(kind=MODEL, donor=model.donor, variants=variants)
     with pytest.raises(KeyboardInterrupt):
         merge.save(together, tmp_path / "out", OPTIONS, run=stopping(3))

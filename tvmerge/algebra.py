@@ -18,7 +18,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tvmerge.errors import ConfigError
-from tvmerge.expression import Expression, Terms, added, describe, exact, refuse
+from tvmerge.expression import Folded, Terms, added, describe, exact, refuse
 from tvmerge.merge import save_checkpoint, save_vector
 from tvmerge.plan import plan_checkpoint, plan_vector
 from tvmerge.run_options import Progress, RunOptions
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tvmerge.live import LoadedModel
 
 
-class TaskVector(Expression):
+class TaskVector(Folded):
     """A direction in weight space: `tuned - base`, or a sum of such with scales.
 
     `TaskVector(path)` opens one that `save` (or `tvmerge vector`) has stored.
@@ -88,7 +88,7 @@ class TaskVector(Expression):
         return TaskVector._make({s: c / factor for s, c in self._terms.items()}, self._donor)
 
 
-class Checkpoint(Expression):
+class Checkpoint(Folded):
     """A model's weights: on disk (`Checkpoint(path)`), or an expression that yields weights.
 
     `path` is a folder with safetensors files, one such file, or an index. Only headers are read.

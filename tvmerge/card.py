@@ -11,7 +11,7 @@ from tvmerge.version import __version__
 _WORDS = frozenset({"yes", "no", "on", "off", "true", "false", "null"})
 
 
-def model_card(name: str, coefficients: Mapping[Stored, float], donor: Stored) -> str:
+def model_card(name: str, coefficients: Mapping[Stored, float | None], donor: Stored) -> str:
     """A card that names the inputs by folder name, with `base_model_relation: merge`."""
     names = sorted({stored.source.name for stored in (donor, *coefficients)})
     models = "\n".join(f"- {name}" for name in names)
@@ -19,7 +19,7 @@ def model_card(name: str, coefficients: Mapping[Stored, float], donor: Stored) -
         import yaml  # takes longer to load than a small merge to run
 
         models = yaml.safe_dump({"base_model": names}).strip().partition("\n")[2]
-    rows = "\n".join(f"| {stored.source.name} | {c:.17g} |" for stored, c in coefficients.items())
+    rows = "\n".join(f"| {s.source.name} | {_number(c)} |" for s, c in coefficients.items())
     return (
         f"---\nbase_model:\n{models}\nbase_model_relation: merge\nlibrary_name: transformers\n"
         f"tags:\n- merge\n- task-arithmetic\n- tvmerge\n---\n\n# {name}\n\n"
@@ -35,3 +35,7 @@ def _is_plain(name: str) -> bool:
     return (
         letters.isascii() and letters.isalnum() and name[0].isalpha() and name.lower() not in _WORDS
     )
+
+
+def _number(coefficient: float | None) -> str:
+    return "by tensor" if coefficient is None else f"{coefficient:.17g}"

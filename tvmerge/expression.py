@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 from importlib import import_module
 from numbers import Rational, Real
@@ -20,39 +19,27 @@ from tvmerge.receipt import RecipeText
 from tvmerge.report import MergeReport
 from tvmerge.run_options import Progress, RunOptions
 from tvmerge.stored import Stored
+from tvmerge.sums import LARGEST_COEFFICIENT, Coefficients, Weighting
 
 if TYPE_CHECKING:
     import torch
 
-_LARGEST = sys.float_info.max
 Terms = dict[Stored, Fraction]
-_Self = TypeVar("_Self", bound="Expression")  # typing.Self needs Python 3.11
+_Self = TypeVar("_Self", bound="Folded")  # typing.Self needs Python 3.11
 
 
 class Expression:
-    """A sum of stored tensors with a coefficient each; `donor` gives layout, dtypes and files."""
+    """A sum of stored tensors; `donor` gives layout, dtypes and files."""
 
-    __slots__ = ("_donor", "_terms")
+    __slots__ = ("_donor",)
     _donor: Stored
-    _terms: Terms
     _run: Callable[..., MergeReport]  # how an expression of the class is written
     _plan: Callable[..., Plan]
 
-    @classmethod
-    def _make(cls: type[_Self], terms: Terms, donor: Stored) -> _Self:
-        made = object.__new__(cls)
-        made._terms = {stored: c for stored, c in terms.items() if c != 0}
-        made._donor = donor
-        for stored, coefficient in made._terms.items():
-            if abs(coefficient) > _LARGEST:
-                raise ConfigError(f"the coefficient of {stored.source} is beyond {_LARGEST:.2g}")
-        return made
-
     @property
-    def coefficients(self) -> Mapping[Stored, float]:
-        """The folded coefficient of every input that takes part, in a fixed order."""
-        rounded = {stored: float(coefficient) for stored, coefficient in self._terms.items()}
-        return {stored: coefficient for stored, coefficient in rounded.items() if coefficient}
+    def weighting(self) -> Weighting:
+        """What is summed: the coefficients of whole models, or of every tensor."""
+        raise NotImplementedError
 
     @property
     def donor(self) -> Stored:
@@ -97,7 +84,7 @@ class Expression:
             ray_address=ray_address,
         )
         return self._run(
-            self.coefficients, self._donor, out, dtype=dtype, options=options, recipe=recipe
+            self.weighting, self._donor, out, dtype=dtype, options=options, recipe=recipe
         )
 
     def state_dict(
@@ -112,21 +99,50 @@ class Expression:
         Raises ConfigError for a dtype that torch does not have, MismatchError where the inputs do
         not fit together, StorageError where the disk fails.
         """
-        plan = self._plan([self.coefficients], self._donor, dtype=dtype)
+        plan = self._plan([self.weighting], self._donor, dtype=dtype)
         options = RunOptions(threads=threads, progress=progress)
         # By name: torch is known there, and must not be needed here.
         found: dict[str, torch.Tensor] = import_module("tvmerge.live").tensors(plan, options)
         return found
 
-    def __repr__(self) -> str:
-        text = " + ".join(f"{float(c):g} * {s.source.name}" for s, c in self._terms.items())
-        return f"<{type(self).__name__} {text or '0'}>"
-
     def __hash__(self) -> int:
         return id(self)
 
 
-def added(left: Expression, right: Expression, sign: int) -> Terms:
+class Folded(Expression):
+    """An expression of whole models: one exact coefficient for each input."""
+
+    __slots__ = ("_terms",)
+    _terms: Terms
+
+    @classmethod
+    def _make(cls: type[_Self], terms: Terms, donor: Stored) -> _Self:
+        made = object.__new__(cls)
+        made._terms = {stored: c for stored, c in terms.items() if c != 0}
+        made._donor = donor
+        for stored, coefficient in made._terms.items():
+            if abs(coefficient) > LARGEST_COEFFICIENT:
+                what = f"the coefficient of {stored.source}"
+                raise ConfigError(f"{what} is beyond {LARGEST_COEFFICIENT:.2g}")
+        return made
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """The folded coefficient of every input that takes part, in a fixed order."""
+        rounded = {stored: float(coefficient) for stored, coefficient in self._terms.items()}
+        return {stored: coefficient for stored, coefficient in rounded.items() if coefficient}
+
+    @property
+    def weighting(self) -> Coefficients:
+        """The coefficients."""
+        return self.coefficients
+
+    def __repr__(self) -> str:
+        text = " + ".join(f"{float(c):g} * {s.source.name}" for s, c in self._terms.items())
+        return f"<{type(self).__name__} {text or '0'}>"
+
+
+def added(left: Folded, right: Folded, sign: int) -> Terms:
     """left + sign * right, term by term, in the order of left first."""
     terms = dict(left._terms)
     for stored, coefficient in right._terms.items():

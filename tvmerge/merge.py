@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ from tvmerge.garbage import uncollected
 from tvmerge.order import MODEL, VECTOR, Order, Variant
 from tvmerge.outcome import Outcome, outcomes
 from tvmerge.output import (
+    change_config,
     check_destination,
     config_to_change,
     copy_companions,
-    declare_dtype,
+    declared_dtype,
     find_companions,
     index_file,
 )
-from tvmerge.plan import Coefficients, Plan
+from tvmerge.plan import Plan
 from tvmerge.receipt import RECEIPT_NAME, RecipeText
 from tvmerge.receipt_making import make_receipt
 from tvmerge.report import MergeReport as MergeReport
@@ -37,22 +38,30 @@ from tvmerge.report import report
 from tvmerge.run_options import RunOptions
 from tvmerge.running import Runner, Stats, input_stats, run_merge
 from tvmerge.stored import Stored
+from tvmerge.sums import Coefficients, TensorSums, Weighting, by_input, to_json
 from tvmerge.unfinished import Unfinished, claimed
 from tvmerge.version import __version__
 
 
 def save_checkpoint(
-    coefficients: Coefficients,
+    weighting: Weighting,
     donor: Stored,
     out: str | os.PathLike[str],
     *,
     dtype: str | None,
     options: RunOptions,
     recipe: RecipeText | None = None,
+    config: Mapping[tuple[str, ...], Any] | None = None,
 ) -> MergeReport:
     """Write a model to the folder `out` in Hugging Face layout; see Checkpoint.save."""
-    variants = (Variant(coefficients=coefficients),)
-    order = Order(kind=MODEL, donor=donor, variants=variants, dtype=dtype, recipe=recipe)
+    order = Order(
+        kind=MODEL,
+        donor=donor,
+        variants=(Variant(weighting=weighting),),
+        dtype=dtype,
+        recipe=recipe,
+        config=config or {},
+    )
     return save(order, out, options)[0]
 
 
@@ -66,7 +75,7 @@ def save_vector(
     recipe: RecipeText | None = None,
 ) -> MergeReport:
     """Store a task vector in the folder `out`; see TaskVector.save."""
-    variants = (Variant(coefficients=coefficients),)
+    variants = (Variant(weighting=coefficients),)
     order = Order(kind=VECTOR, donor=donor, variants=variants, dtype=dtype, recipe=recipe)
     return save(order, out, options)[0]
 
@@ -87,7 +96,7 @@ def save(
     target = Path(out)
     check_destination(target, order.inputs)
     for variant in order.variants:
-        if order.kind == VECTOR and not variant.coefficients:
+        if order.kind == VECTOR and not variant.weighting:
             raise NothingChangedError(f"{out}: the task vector is zero: its terms cancel out")
     with uncollected():
         plan = order.plan()
@@ -142,7 +151,8 @@ def _refuse_early(order: Order, options: RunOptions) -> None:
     options.thread_count()
     if order.kind == MODEL:
         companions = find_companions(order.donor)
-        if order.dtype is not None and Path("config.json") in companions:
+        changed = order.dtype is not None or order.config
+        if changed and Path("config.json") in companions:
             config_to_change(order.donor.folder / "config.json")
 
 
@@ -153,10 +163,7 @@ def _identity(order: Order, plan: Plan, stats: Stats, options: RunOptions) -> di
         "kind": order.kind,
         "dtype": None if order.dtype is None else parse_dtype(order.dtype),
         "donor": os.fspath(order.donor.source),
-        "variants": [
-            [v.name, [[os.fspath(s.source), c.hex()] for s, c in v.coefficients.items()]]
-            for v in order.variants
-        ],
+        "variants": [[variant.name, to_json(variant.weighting)] for variant in order.variants],
         "inputs": [[os.fspath(p), *stat] for p, stat in zip(plan.inputs, stats, strict=True)],
         "batch_bytes": options.batch_bytes,
     }
@@ -164,8 +171,11 @@ def _identity(order: Order, plan: Plan, stats: Stats, options: RunOptions) -> di
 
 def _judge(out: Path, order: Order, variant: Variant, outcome: Outcome) -> None:
     """Raise NothingChangedError where an edit was asked for and next to nothing came of it."""
-    if variant.coefficients == {order.donor: 1.0} or not outcome.combined_elements:
+    if variant.weighting == {order.donor: 1.0} or not outcome.combined_elements:
         return
+    sums = variant.weighting
+    if isinstance(sums, TensorSums) and not sums.keeps_layout_of(order.donor):
+        return  # other layers are a change, whatever became of the edit
     edit = outcome.edit
     if order.kind == VECTOR:
         if edit.changed == 0:
@@ -194,9 +204,11 @@ def _complete(result: Result, number: int, work: Unfinished, name: str) -> None:
     folder = work.folder / variant.name
     if order.kind == MODEL:
         copy_companions(order.donor, folder, find_companions(order.donor))
+        changes = dict(order.config)
         if order.dtype is not None:
-            declare_dtype(folder / "config.json", parse_dtype(order.dtype))
-        card = model_card(variant.name or name, variant.coefficients, order.donor)
+            changes |= declared_dtype(folder / "config.json", parse_dtype(order.dtype))
+        change_config(folder / "config.json", changes)
+        card = model_card(variant.name or name, by_input(variant.weighting), order.donor)
         (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")
     index = index_file(result.plan.shards, stem=order.kind)
     pending = dict([index]) if index else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from tvmerge.dtype import TORCH_NAMES
 from tvmerge.errors import FormatError, OutputError, StorageError, storage_errors
-from tvmerge.plan import OutShard
+from tvmerge.shards import OutShard
 from tvmerge.stored import INDEX_SUFFIX, Stored
 
 # Weights in any format, their indices, and training state: not part of a merged model.
@@ -141,12 +141,20 @@ def config_to_change(config: Path) -> dict[str, Any] | None:
     return content
 
 
-def declare_dtype(config: Path, dtype: str) -> None:
-    """Keep a copied config true when the weights' dtype (its safetensors code) was changed."""
-    content = config_to_change(config)
+def declared_dtype(config: Path, dtype: str) -> dict[tuple[str, ...], str]:
+    """What keeps a copied config true when the weights' dtype (its safetensors code) changed."""
+    content = config_to_change(config) or {}
+    return {(key,): TORCH_NAMES[dtype] for key in ("torch_dtype", "dtype") if key in content}
+
+
+def change_config(config: Path, changes: Mapping[tuple[str, ...], Any]) -> None:
+    """Give keys of a copied config, named by their paths, other values."""
+    content = config_to_change(config) if changes else None
     if content is None:
         return
-    for key in ("torch_dtype", "dtype"):
-        if key in content:
-            content[key] = TORCH_NAMES[dtype]
+    for path, value in changes.items():
+        place = content
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
     config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

@@ -60,12 +60,13 @@ class FileRecord:
 class InputRecord:
     """One input: its path as given and as resolved, its coefficient in the sum, its files.
 
-    A donor that is not in the sum has the coefficient 0.
+    A donor that is not in the sum has the coefficient 0; None: each tensor has its own, which the
+    recipe tells.
     """
 
     given: str
     path: str
-    coefficient: float
+    coefficient: float | None
     files: tuple[FileRecord, ...]
 
 
@@ -85,6 +86,7 @@ class Recipe:
     donor: int  # the number of the input that gives layout, dtypes and accompanying files
     dtype: str | None = None  # None: as in the donor (float32 for a task vector)
     source: RecipeText | None = None
+    scale: float | None = None  # of a sweep whose coefficients are those of tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,9 @@ class Receipt:
         yield f'"kind": {_encode(recipe.kind)}'
         source = recipe.source
         text = {"method": source and source.method, "text": source and source.text}
-        asked = {"donor": recipe.donor, "dtype": recipe.dtype}
+        asked: dict[str, Any] = {"donor": recipe.donor, "dtype": recipe.dtype}
+        if recipe.scale is not None:
+            asked["scale"] = recipe.scale
         yield f'"recipe": {_encode(asked | text)}'
         yield f'"inputs": {_lines(map(_input, self.inputs))}'
         yield f'"files": {_lines(_encode(file.to_dict()) for file in self.files)}'
@@ -175,7 +179,7 @@ def _input(record: InputRecord) -> str:
         "given": record.given,
         "path": record.path,
         "coefficient": record.coefficient,
-        "coefficient_hex": record.coefficient.hex(),
+        "coefficient_hex": None if record.coefficient is None else record.coefficient.hex(),
     }
     files = _lines(_encode(file.to_dict()) for file in record.files)
     return f'{_encode(named)[:-1]}, "files": {files}}}'

@@ -28,6 +28,7 @@ from tvmerge.receipt import (
     Receipt,
     Recipe,
 )
+from tvmerge.sums import by_input, inputs_of
 from tvmerge.version import __version__
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def make_receipt(
     `pending` are files still to be written, `ignored` such as will not be there in the end.
     """
     order = result.order
-    terms = order.variants[number].coefficients
+    variant = order.variants[number]
+    terms = by_input(variant.weighting)
     inputs = list(terms) if order.donor in terms else [*terms, order.donor]
     read = _input_files(result, number)
     files = [*_weights(result, number), *_others(folder, result, pending, ignored)]
@@ -60,6 +62,7 @@ def make_receipt(
             donor=inputs.index(order.donor),
             dtype=None if order.dtype is None else parse_dtype(order.dtype),
             source=order.recipe,
+            scale=variant.scale,
         ),
         inputs=tuple(_input(stored, terms.get(stored, 0.0), read) for stored in inputs),
         files=tuple(sorted(files, key=lambda record: record.name)),
@@ -71,7 +74,7 @@ def make_receipt(
 def _tensors(result: Result, number: int) -> tuple[TensorOutcome, ...]:
     """As in a merge of its own, where a variant that is the donor again has no other inputs."""
     tensors = result.outcomes[number].tensors
-    if result.order.variants[number].coefficients.keys() - {result.order.donor}:
+    if set(inputs_of(result.order.variants[number].weighting)) - {result.order.donor}:
         return tensors
     return tuple(tensor._replace(differs=False) for tensor in tensors)
 
@@ -87,7 +90,9 @@ def _input_files(result: Result, number: int) -> dict[Path, FileRecord]:
     return found
 
 
-def _input(stored: Stored, coefficient: float, read: Mapping[Path, FileRecord]) -> InputRecord:
+def _input(
+    stored: Stored, coefficient: float | None, read: Mapping[Path, FileRecord]
+) -> InputRecord:
     files = tuple(
         replace(read[path], name=path.relative_to(stored.folder).as_posix())
         for path, _ in stored.shards

@@ -110,6 +110,7 @@ def _recipe(found: dict[str, Any], inputs: int) -> Recipe:
         donor=donor,
         dtype=None if dtype is None else _one_of(dtype, DTYPE_BITS, "dtype"),
         source=_recipe_text(asked.get("method"), asked.get("text")),
+        scale=None if asked.get("scale") is None else _finite(asked["scale"], "scale"),
     )
 
 
@@ -122,9 +123,9 @@ def _recipe_text(method: Any, text: Any) -> RecipeText | None:
 def _input(value: Any) -> InputRecord:
     found = _object(value, "an input")
     coefficient = found.get("coefficient")
-    if not isinstance(coefficient, float) or not math.isfinite(coefficient):
-        _fail(f"coefficient: expected a finite number, found {shown(coefficient)}")
-    if found.get("coefficient_hex") != coefficient.hex():
+    if coefficient is not None:
+        _finite(coefficient, "coefficient")
+    if found.get("coefficient_hex") != (None if coefficient is None else coefficient.hex()):
         _fail(f"coefficient {coefficient} is not {shown(found.get('coefficient_hex'))}")
     files = tuple(map(_file, _list(found.get("files"), "files")))
     _once((file.name for file in files), "files")
@@ -217,6 +218,12 @@ def _count(value: Any, what: str) -> int:
     if _whole(value, what) < 0:
         _fail(f"{what}: expected a count, found {shown(value)}")
     return int(value)
+
+
+def _finite(value: Any, what: str) -> float:
+    if not isinstance(value, float) or not math.isfinite(value):
+        _fail(f"{what}: expected a finite number, found {shown(value)}")
+    return value
 
 
 def _sum(value: Any) -> float:

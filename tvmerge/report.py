@@ -11,6 +11,7 @@ from tvmerge.order import Order
 from tvmerge.outcome import COMBINED, Outcome
 from tvmerge.plan import Plan
 from tvmerge.run_options import RunOptions
+from tvmerge.sums import by_input
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +36,13 @@ class Result:
 class MergeReport:
     """What a merge did.
 
-    `changed_elements` differ from the donor's (a vector's: from zero). `intended_elements` are
+    A coefficient is None where every tensor has its own. `changed_elements` differ from the donor's (a vector's: from zero). `intended_elements` are
     those that the exact sum changes; of them `lost_elements` were rounded back to what they were.
     `edit_cosine` is that between the intended and the realised edit, None where it is undefined.
     """
 
     out: str
-    coefficients: Mapping[str, float]
+    coefficients: Mapping[str, float | None]
     combined_tensors: int
     copied_tensors: int
     elements: int
@@ -66,7 +67,9 @@ def report(result: Result, number: int, out: str | os.PathLike[str]) -> MergeRep
     combined = sum(tensor.action == COMBINED for tensor in outcome.tensors)
     return MergeReport(
         out=os.path.join(out, variant.name) if variant.name else os.fspath(out),  # noqa: PTH118
-        coefficients={os.fspath(stored.source): c for stored, c in variant.coefficients.items()},
+        coefficients={
+            os.fspath(stored.source): c for stored, c in by_input(variant.weighting).items()
+        },
         combined_tensors=combined,
         copied_tensors=len(outcome.tensors) - combined,
         elements=outcome.combined_elements,

@@ -6,7 +6,10 @@ from fractions import Fraction
 from numbers import Real
 
 from tvmerge.algebra import Checkpoint
+from tvmerge.assembled import Assembled
 from tvmerge.errors import ConfigError
+from tvmerge.expression import exact
+from tvmerge.sums import Weighting
 
 
 def start_of(expression: Checkpoint, start: Checkpoint | None = None) -> Checkpoint:
@@ -31,3 +34,18 @@ def at_scale(expression: Checkpoint, scale: Real | float, start: Checkpoint) -> 
     """
     scaled: Checkpoint = start + scale * (expression - start)
     return scaled
+
+
+def weighting_at(
+    expression: Checkpoint | Assembled, scale: Real | float, start: Checkpoint | None = None
+) -> Weighting:
+    """What is summed at a scale; an assembled model counts each tensor from the base's own.
+
+    Raises ConfigError where the scale is not finite, and for a start that an assembled model has
+    not.
+    """
+    if isinstance(expression, Assembled):
+        if start is not None:
+            raise ConfigError("a model assembled by tensor is scaled from its base: give no start")
+        return expression.at_scale(exact(scale, "scale"))
+    return at_scale(expression, scale, start_of(expression, start)).coefficients

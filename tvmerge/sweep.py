@@ -13,17 +13,18 @@ from collections.abc import Iterable
 from numbers import Real
 
 from tvmerge.algebra import Checkpoint
+from tvmerge.assembled import Assembled
 from tvmerge.errors import ConfigError
 from tvmerge.merge import save
 from tvmerge.order import MODEL, Order, Variant
 from tvmerge.receipt import RecipeText
 from tvmerge.report import MergeReport
 from tvmerge.run_options import RunOptions
-from tvmerge.scaled import at_scale, start_of
+from tvmerge.scaled import weighting_at
 
 
 def sweep(
-    expression: Checkpoint,
+    expression: Checkpoint | Assembled,
     scales: Iterable[Real | float],
     out: str | os.PathLike[str],
     *,
@@ -41,12 +42,23 @@ def sweep(
     Raises ConfigError for no scales, and for scales that are not finite or come twice; everything
     that Checkpoint.save raises, NothingChangedError also where one scale of several is too small.
     """
-    origin = start_of(expression, start)
+    by_tensor = isinstance(expression, Assembled)
     variants = tuple(
-        Variant(coefficients=at_scale(expression, scale, origin).coefficients, name=name)
+        Variant(
+            weighting=weighting_at(expression, scale, start),
+            name=name,
+            scale=float(scale) if by_tensor else None,
+        )
         for name, scale in _named(scales).items()
     )
-    order = Order(kind=MODEL, donor=expression.donor, variants=variants, dtype=dtype, recipe=recipe)
+    order = Order(
+        kind=MODEL,
+        donor=expression.donor,
+        variants=variants,
+        dtype=dtype,
+        recipe=recipe,
+        config=expression.config if isinstance(expression, Assembled) else {},
+    )
     return save(order, out, options or RunOptions())
 
 

@@ -89,6 +89,11 @@ def warn_of_lost(report: MergeReport) -> None:
     )
 
 
+def coefficient(number: float | None) -> str:
+    """A coefficient of an input; None where each tensor has its own."""
+    return "by tensor" if number is None else f"{number:+.6g}"
+
+
 def print_report(report: MergeReport, flags: RunFlags) -> None:
     """What a merge did, for people or as JSON; a warning where inputs disagree."""
     warn_of_differing(report.differing_tensors)
@@ -102,8 +107,8 @@ def print_report(report: MergeReport, flags: RunFlags) -> None:
 
 def _print_summary(report: MergeReport, rate: float) -> None:
     click.echo(f"Wrote {report.out}")
-    for source, coefficient in report.coefficients.items():
-        click.echo(f"  {coefficient:+.6g} * {source}")
+    for source, number in report.coefficients.items():
+        click.echo(f"  {coefficient(number)} * {source}")
     combined = f"{report.combined_tensors} tensors combined ({report.elements:,} elements"
     if report.elements:
         combined += f", {report.changed_elements / report.elements:.2%} changed"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import click
 
-from tvmerge.cli.printing import print_some, print_table, size
+from tvmerge.cli.printing import coefficient, print_some, print_table, size
 from tvmerge.compare import layer_of
 from tvmerge.edit import total
 from tvmerge.outcome import COMBINED, TensorOutcome
@@ -36,7 +36,7 @@ def print_receipt(receipt: Receipt) -> None:
 
 def _input(record: InputRecord, *, is_donor: bool) -> str:
     donor = ", which gives layout and companions" if is_donor else ""
-    return f"  {record.coefficient:+.6g} * {printable(record.path)}{donor}"
+    return f"  {coefficient(record.coefficient)} * {printable(record.path)}{donor}"
 
 
 def _row(name: str, tensors: Iterable[TensorOutcome]) -> tuple[str, ...]:

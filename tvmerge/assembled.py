@@ -1,0 +1,49 @@
+"""A model that is assembled tensor by tensor: what a recipe with filters or slices makes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from tvmerge.expression import Expression
+from tvmerge.merge import save_checkpoint
+from tvmerge.plan import plan_checkpoint
+from tvmerge.report import MergeReport
+from tvmerge.stored import Stored
+from tvmerge.sums import TensorSums
+
+
+class Assembled(Expression):
+    """A sum for every tensor; `config` is what config.json has to say other than the donor's."""
+
+    __slots__ = ("_config", "_sums")
+    _plan = staticmethod(plan_checkpoint)
+
+    def __init__(
+        self, sums: TensorSums, donor: Stored, config: Mapping[tuple[str, ...], Any]
+    ) -> None:
+        self._sums, self._donor, self._config = sums, donor, config
+
+    @property
+    def weighting(self) -> TensorSums:
+        """The sums, in the order in which their tensors are written."""
+        return self._sums
+
+    @property
+    def config(self) -> Mapping[tuple[str, ...], Any]:
+        """The changed keys of config.json, by their paths."""
+        return self._config
+
+    def at_scale(self, scale: Fraction) -> TensorSums:
+        """Every tensor counted from the one that it is like: `like + scale * (self - like)`."""
+        return TensorSums(tuple(tensor.scaled(scale) for tensor in self._sums.tensors))
+
+    def _run(  # type: ignore[override]
+        self, sums: TensorSums, donor: Stored, out: str | os.PathLike[str], **more: Any
+    ) -> MergeReport:
+        return save_checkpoint(sums, donor, out, config=self._config, **more)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {len(self._sums.tensors)} tensors>"
