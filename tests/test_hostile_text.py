@@ -73,8 +73,9 @@ def test_anchors_and_merge_keys_are_still_understood(tmp_path: Path) -> None:
         "  - {<<: *first, model: b}\n  - {model: c, parameters: *p}\n"
     )
     recipe = load_recipe(path)
-    assert [entry.model for entry in recipe.models] == ["a", "b", "c"]
-    assert recipe.weights == [0.5, 0.5, 0.5]
+    sources = recipe.documents[0].modules[0].slices[0].sources
+    assert [source.model for source in sources] == ["a", "b", "c"]
+    assert [source.settings["weight"][0].value for source in sources] == [0.5, 0.5, 0.5]
 
 
 # ---- messages --------------------------------------------------------------------------------

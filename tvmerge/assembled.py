@@ -40,7 +40,7 @@ class Assembled(Expression):
         """Every tensor counted from the one that it is like: `like + scale * (self - like)`."""
         return TensorSums(tuple(tensor.scaled(scale) for tensor in self._sums.tensors))
 
-    def _run(  # type: ignore[override]
+    def _run(
         self, sums: TensorSums, donor: Stored, out: str | os.PathLike[str], **more: Any
     ) -> MergeReport:
         return save_checkpoint(sums, donor, out, config=self._config, **more)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NoReturn
 
 from tvmerge.errors import MismatchError, did_you_mean
-from tvmerge.safetensors import FLOAT_DTYPES
+from tvmerge.safetensors import FLOAT_DTYPES, Entry
 from tvmerge.stored import Stored, read_config
 
 _LISTED = 5  # how many mismatches an error names
@@ -26,14 +27,31 @@ def check_match(inputs: Iterable[Stored], donor: Stored, *, listed: int | None =
             problems.append(f"{stored.source} and {donor.source} have no tensor in common")
         problems += _mismatches(stored, donor)
     if problems:
-        left = 0 if listed is None else max(0, len(problems) - listed)
-        more = f"\n  ... and {left} more (`tvmerge plan` lists all)" if left else ""
-        raise MismatchError(
-            "the inputs do not fit together:\n  "
-            + "\n  ".join(problems[:listed])
-            + more
-            + "\nUse checkpoints of one architecture and vocabulary (see `tvmerge inspect`)"
+        raise_mismatches(problems, listed=listed)
+
+
+def raise_mismatches(
+    problems: Sequence[str], *, listed: int | None = _LISTED, advice: str | None = None
+) -> NoReturn:
+    """Raise MismatchError with the first `listed` problems, None: all, and what to do."""
+    left = 0 if listed is None else max(0, len(problems) - listed)
+    more = f"\n  ... and {left} more (`tvmerge plan` lists all)" if left else ""
+    advice = advice or "Use checkpoints of one architecture and vocabulary (see `tvmerge inspect`)"
+    shown = "\n  ".join(problems[:listed])
+    raise MismatchError(f"the inputs do not fit together:\n  {shown}{more}\n{advice}")
+
+
+def differences(
+    name: str, mine: Entry, source: object, other: Entry, expected_of: object
+) -> Iterator[str]:
+    """Why a tensor of `source` cannot be summed with one of another input; nothing: it can."""
+    if mine.shape != other.shape:
+        yield (
+            f"{name}: shape {list(mine.shape)} in {source}, "
+            f"expected {list(other.shape)} as in {expected_of}"
         )
+    elif mine.dtype != other.dtype and not {mine.dtype, other.dtype} <= FLOAT_DTYPES:
+        yield f"{name}: {mine.dtype} in {source}, expected {other.dtype} as in {expected_of}"
 
 
 def refuse_quantised(inputs: Iterable[Stored]) -> None:
@@ -65,14 +83,5 @@ def _mismatches(stored: Stored, donor: Stored) -> Iterator[str]:
         if name not in donor.slots:
             yield f"{name}: in {stored.source}, missing in {donor.source}"
             continue
-        mine, other = slot.entry, donor.slots[name].entry
-        if mine.shape != other.shape:
-            yield (
-                f"{name}: shape {list(mine.shape)} in {stored.source}, "
-                f"expected {list(other.shape)} as in {donor.source}"
-            )
-        elif mine.dtype != other.dtype and not {mine.dtype, other.dtype} <= FLOAT_DTYPES:
-            yield (
-                f"{name}: {mine.dtype} in {stored.source}, expected {other.dtype} "
-                f"as in {donor.source}"
-            )
+        other = donor.slots[name].entry
+        yield from differences(name, slot.entry, stored.source, other, donor.source)

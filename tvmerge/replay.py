@@ -7,11 +7,14 @@ from pathlib import Path
 
 from tvmerge.batches import cut, run_batches
 from tvmerge.digest import file_digest
+from tvmerge.errors import FormatError
 from tvmerge.file_records import read_head
+from tvmerge.hub import resolve
 from tvmerge.outcome import Outcome, outcomes
 from tvmerge.plan import Plan, plan_checkpoint, plan_vector
 from tvmerge.receipt import MODEL, Receipt, row
 from tvmerge.run_options import RunOptions
+from tvmerge.scaled import weighting_at
 from tvmerge.stored import Stored, open_stored
 from tvmerge.verify import Fault, input_files, quick_faults
 from tvmerge.version import __version__
@@ -44,9 +47,25 @@ def terms(receipt: Receipt) -> tuple[Mapping[Stored, float], Stored]:
 
 
 def _plan(receipt: Receipt) -> Plan:
+    if any(record.coefficient is None for record in receipt.inputs):
+        return _plan_of_recipe(receipt)
     coefficients, donor = terms(receipt)
     plan = plan_checkpoint if receipt.recipe.kind == MODEL else plan_vector
     return plan([coefficients], donor, dtype=receipt.recipe.dtype)
+
+
+def _plan_of_recipe(receipt: Receipt) -> Plan:
+    """Every tensor has coefficients of its own: the recorded recipe tells them."""
+    from tvmerge.recipe import assemble, fold, parse_recipe  # which reads YAML
+
+    if receipt.recipe.source is None:
+        raise FormatError("the receipt has no recipe, from which to merge again. Restore it")
+    recipe = parse_recipe(Path("the receipt's recipe"), receipt.recipe.source.text.encode())
+    places = {record.given: Path(record.path) for record in receipt.inputs}
+    model = fold(assemble(recipe, find=lambda name: places.get(name) or resolve(name)))
+    scale = receipt.recipe.scale
+    weighting = model.weighting if scale is None else weighting_at(model, scale)
+    return plan_checkpoint([weighting], model.donor, dtype=receipt.recipe.dtype)
 
 
 def _compute(plan: Plan, options: RunOptions) -> Outcome:

@@ -36,9 +36,10 @@ class Result:
 class MergeReport:
     """What a merge did.
 
-    A coefficient is None where every tensor has its own. `changed_elements` differ from the donor's (a vector's: from zero). `intended_elements` are
-    those that the exact sum changes; of them `lost_elements` were rounded back to what they were.
-    `edit_cosine` is that between the intended and the realised edit, None where it is undefined.
+    A coefficient is None where every tensor has its own. `changed_elements` differ from the
+    donor's (a vector's: from zero). `intended_elements` are those that the exact sum changes; of
+    them `lost_elements` were rounded back to what they were. `edit_cosine` is that between the
+    intended and the realised edit, None where it is undefined.
     """
 
     out: str

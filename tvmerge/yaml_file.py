@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tvmerge.errors import ConfigError, FormatError, StorageError, did_you_mean
 from tvmerge.untrusted import printable, read_bounded, shorten, shown
-from tvmerge.yaml_nodes import YamlError, load
+from tvmerge.yaml_nodes import YamlError, load, load_all
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[int | str, ...]
@@ -52,20 +52,42 @@ class YamlFile:
             raise ConfigError(str(error)) from error
 
     @classmethod
+    def read_all(cls, path: Path) -> list[YamlFile]:
+        """Parse a file of several documents; each knows the lines of its own."""
+        try:
+            return cls.parse_all(path, read_bounded(path, most_bytes=_LARGEST_FILE_BYTES))
+        except (FormatError, StorageError) as error:
+            raise ConfigError(str(error)) from error
+
+    @classmethod
     def parse(cls, path: Path, text: bytes) -> YamlFile:
         """Parse what stands in the file `path`; raises ConfigError like read."""
+        return cls._parse(path, text, lambda decoded: [load(decoded)])[0]
+
+    @classmethod
+    def parse_all(cls, path: Path, text: bytes) -> list[YamlFile]:
+        """As parse, for every document that the text holds; one at least."""
+        return cls._parse(path, text, lambda decoded: [*load_all(decoded)] or [(None, None)])
+
+    @classmethod
+    def _parse(
+        cls, path: Path, text: bytes, loaded: Callable[[str], Sequence[tuple[Any, Any]]]
+    ) -> list[YamlFile]:
         try:
             decoded = text.decode()
-            root, content = load(decoded)
+            documents = loaded(decoded)
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: is not UTF-8 text. Name a YAML file") from error
         except YamlError as error:
             where = f"{path}:{error.line}" if error.line else f"{path}"
             raise ConfigError(f"{where}: {error}") from error
-        if not isinstance(root, yaml.MappingNode) or not isinstance(content, dict):
-            found = "nothing" if content is None else type(content).__name__
-            raise ConfigError(f"{path}:1: expected keys and values (`name: ...`), found {found}")
-        return cls(path, content, root, decoded)
+        for root, content in documents:
+            if not isinstance(root, yaml.MappingNode) or not isinstance(content, dict):
+                found = "nothing" if content is None else type(content).__name__
+                line = 1 if root is None else root.start_mark.line + 1
+                what = f"expected keys and values (`name: ...`), found {found}"
+                raise ConfigError(f"{path}:{line}: {what}")
+        return [cls(path, content, root, decoded) for root, content in documents]
 
     def error(self, location: Location, text: str) -> ConfigError:
         """A ConfigError that points at `location`, or at the deepest part of it that exists."""
@@ -73,7 +95,9 @@ class YamlFile:
 
     def errors(self, faults: Iterable[tuple[Location, str]]) -> ConfigError:
         """One ConfigError with a line for each of the faults, of the first twenty if many."""
-        lines = [self._point(*fault) for fault in islice(faults, _LISTED + 1)]
+        found = list(islice(faults, _LISTED + 1))
+        found.sort(key=lambda fault: self._line(fault[0]))
+        lines = [self._point(*fault) for fault in found]
         return ConfigError("\n".join(lines if len(lines) <= _LISTED else [*lines[:-1], "..."]))
 
     def validate(self, model: type[Model]) -> Model:

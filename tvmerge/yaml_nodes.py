@@ -33,16 +33,33 @@ class YamlError(Exception):
 def load(text: str) -> tuple[yaml.Node | None, Any]:
     """The root node of the text's one document and the value that it stands for.
 
+    Raises YamlError as load_all does, and for a second document.
+    """
+    found = load_all(text)
+    if len(found) > 1:
+        line = found[1][0].start_mark.line + 1
+        raise YamlError(line, f"a second document begins, expected one. {_HINT}")
+    return found[0] if found else (None, None)
+
+
+def load_all(text: str) -> list[tuple[yaml.Node, Any]]:
+    """As load, for every document that the text holds.
+
     Raises YamlError for what is not YAML, repeats a key, has a key that is not a scalar, contains
     itself, is deeper than 50 levels, or has more than 100,000 nodes once aliases are expanded.
     """
+    found: list[tuple[yaml.Node, Any]] = []
+    nodes = 0
     try:
         loader = _Loader(text)
-        root = loader.get_single_node()
-        if root is None:
-            return None, None
-        _survey(root, {})
-        return root, loader.construct_document(root)
+        while loader.check_node():
+            root = loader.get_node()
+            assert root is not None  # check_node says so
+            nodes += _survey(root, {})[0]
+            if nodes > _MOST_NODES:
+                raise _too_many(root.start_mark.line + 1)
+            found.append((root, loader.construct_document(root)))
+        return found
     except yaml.YAMLError as error:
         raise _fault(error) from error
     except RecursionError as error:
@@ -79,6 +96,10 @@ def _too_deep(line: int | None) -> YamlError:
     return YamlError(line, f"nested too deeply, expected at most {_DEEPEST} levels")
 
 
+def _too_many(line: int) -> YamlError:
+    return YamlError(line, f"has more than {_MOST_NODES:,} values, aliases written out")
+
+
 def _survey(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
     """Nodes and levels from `node` down, every alias counted in full; refuses what load refuses."""
     line = node.start_mark.line + 1
@@ -95,7 +116,7 @@ def _survey(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tuple[
     if levels >= _DEEPEST:
         raise _too_deep(line)
     if nodes > _MOST_NODES:
-        raise YamlError(line, f"has more than {_MOST_NODES:,} values, aliases written out")
+        raise _too_many(line)
     known[id(node)] = (nodes, levels + 1)
     return nodes, levels + 1
 

@@ -6,16 +6,16 @@ import math
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from random import Random
 
 from fuzz import documents, sealed
 from fuzz.mutation import mutated_bytes, mutated_json
 from fuzz.own_folder import own_folder
-from tvmerge.recipe import check_recipe
+from tvmerge.recipe import parse_recipe
 from tvmerge.safetensors import layout, parse_header, read_header
 from tvmerge.stored import parse_index
-from tvmerge.yaml_file import YamlFile
 
 NAMED = Path("the.file")  # what parsers of bytes are told that they read
 
@@ -96,9 +96,17 @@ def _make_recipe(random: Random) -> bytes:
 
 
 def _parse_recipe(case: bytes) -> bool:
-    recipe = check_recipe(YamlFile.parse(NAMED, case))
-    assert recipe.models
-    assert all(map(math.isfinite, recipe.weights))
+    recipe = parse_recipe(NAMED, case)
+    for document in recipe.documents:
+        settings = [document.settings]
+        for module in document.modules:
+            settings.append(module.settings)
+            for part in module.slices:
+                assert part.sources
+                settings += [part.settings, *(source.settings for source in part.sources)]
+        for one in chain.from_iterable(chain.from_iterable(s.values()) for s in settings):
+            values = one.value if isinstance(one.value, tuple) else (one.value,)
+            assert all(map(math.isfinite, values))
     return True
 
 

@@ -9,8 +9,7 @@ import click
 from tvmerge.cli.options import RunFlags, write_options
 from tvmerge.cli.saving import save
 from tvmerge.receipt import RecipeText
-from tvmerge.recipe import build, check_recipe
-from tvmerge.yaml_file import YamlFile
+from tvmerge.recipe import build, load_recipe
 
 
 @click.command()
@@ -20,10 +19,10 @@ from tvmerge.yaml_file import YamlFile
 def merge(config: Path, out: str, flags: RunFlags) -> None:
     """Run the merge that the YAML file CONFIG describes, in mergekit's format, into OUT.
 
-    Methods: linear, task_arithmetic. Paths in CONFIG are relative to the current folder. Keys
-    without a meaning are errors, never ignored.
+    Methods: linear, task_arithmetic, passthrough; docs/recipes.md describes what else a recipe may
+    say. Paths in CONFIG are relative to the current folder. Keys without a meaning are errors,
+    never ignored.
     """
-    file = YamlFile.read(config)
-    recipe = check_recipe(file)
-    text = RecipeText(recipe.merge_method, file.text)
+    recipe = load_recipe(config)
+    text = RecipeText(recipe.method, recipe.text)
     save(build(recipe), out, dtype=recipe.output_dtype, label="merge", flags=flags, recipe=text)

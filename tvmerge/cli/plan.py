@@ -12,9 +12,12 @@ from typing import Any
 import click
 
 from tvmerge.algebra import Checkpoint
+from tvmerge.assembled import Assembled
+from tvmerge.assembly import Assembly
 from tvmerge.cli.apply import Term, edited, term_options
 from tvmerge.cli.options import RunFlags, dtype_option, run_options
-from tvmerge.cli.printing import print_json, size
+from tvmerge.cli.plan_tensors import print_tensors, tensor_dict
+from tvmerge.cli.printing import coefficient, print_json, size
 from tvmerge.dtype import TORCH_NAMES
 from tvmerge.errors import OutputError
 from tvmerge.estimate import Needs, estimate_range, estimate_seconds, needs, room_in_memory_bytes
@@ -23,6 +26,7 @@ from tvmerge.output import check_destination
 from tvmerge.plan import Plan, plan_checkpoint
 from tvmerge.probe import Probed, check_memory, probe
 from tvmerge.run_options import RunOptions, Workspace
+from tvmerge.sums import by_input, inputs_of
 from tvmerge.unfinished import check_space
 
 _MIB = 1024 * 1024
@@ -33,6 +37,9 @@ _MIB = 1024 * 1024
 @click.argument("out", required=False)
 @term_options
 @dtype_option("as in BASE, tensor by tensor")
+@click.option(
+    "--tensors", is_flag=True, help="List every tensor: its method, sources and parameters."
+)
 @click.option("--no-probe", is_flag=True, help="Measure nothing: no time is estimated.")
 @run_options
 def plan(
@@ -41,6 +48,7 @@ def plan(
     added: tuple[Term, ...],
     subtracted: tuple[Term, ...],
     dtype: str | None,
+    tensors: bool,
     no_probe: bool,
     flags: RunFlags,
 ) -> None:
@@ -51,13 +59,14 @@ def plan(
     the time can be told; what that writes beside OUT (or here) is removed again.
     """
     started = time.monotonic()
-    model, dtype = _merge(config, added, subtracted, dtype)
-    inputs = (model.donor, *model.coefficients)
+    model, dtype, assembly = _merge(config, added, subtracted, dtype)
+    inputs = (model.donor, *inputs_of(model.weighting))
     target = Path(out) if out is not None else None
     if target is not None:
         check_destination(target, inputs)
-    check_match(inputs, model.donor, listed=None)
-    planned = plan_checkpoint([model.coefficients], model.donor, dtype=dtype)
+    if assembly is None:
+        check_match(inputs, model.donor, listed=None)
+    planned = plan_checkpoint([model.weighting], model.donor, dtype=dtype)
     options = RunOptions(memory_mib=flags.memory_mib, threads=flags.threads)
     workspace = options.workspace()
     check_memory(planned, workspace)
@@ -69,23 +78,28 @@ def plan(
     probed = None if no_probe else _probe(planned, place, options)
     found = _Found(model, planned, needs(planned), workspace, flags.memory_mib, free, probed, spent)
     if flags.as_json:
-        print_json({"config": config, "out": out} | found.to_dict())
+        listed = (
+            {"tensors": list(map(tensor_dict, assembly.tensors))} if tensors and assembly else {}
+        )
+        print_json({"config": config, "out": out} | found.to_dict() | listed)
     elif not flags.quiet:
         _print(config, out, found.to_dict())
+        if tensors and assembly:
+            print_tensors(assembly)
 
 
 def _merge(
     config: str, added: tuple[Term, ...], subtracted: tuple[Term, ...], dtype: str | None
-) -> tuple[Checkpoint, str | None]:
+) -> tuple[Checkpoint | Assembled, str | None, Assembly | None]:
     if added or subtracted:
-        return edited(config, added, subtracted), dtype
+        return edited(config, added, subtracted), dtype, None
     if dtype is not None:
         raise click.UsageError("--dtype goes with --add and --subtract; a recipe names its own.")
     # Not at the top: the form without a recipe starts without pydantic.
-    from tvmerge.recipe import build, load_recipe
+    from tvmerge.recipe import assemble, fold, load_recipe
 
-    recipe = load_recipe(Path(config))
-    return build(recipe), recipe.output_dtype
+    assembly = assemble(load_recipe(Path(config)), listed=None)
+    return fold(assembly), assembly.dtype, assembly
 
 
 def _place(target: Path | None) -> Path:
@@ -113,7 +127,7 @@ def _write_back_bytes(planned: Plan, options: RunOptions) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    model: Checkpoint
+    model: Checkpoint | Assembled
     plan: Plan
     needs: Needs
     workspace: Workspace
@@ -124,7 +138,7 @@ class _Found:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        terms = self.model.coefficients.items()
+        terms = by_input(self.model.weighting).items()
         return {
             "coefficients": {os.fspath(stored.source): c for stored, c in terms},
             **asdict(self.needs),
@@ -161,8 +175,8 @@ def _peak_bytes() -> int:
 
 def _print(config: str, out: str | None, found: dict[str, Any]) -> None:
     click.echo(f"Plan of {config}" + (f" into {out}" if out else ""))
-    for source, coefficient in found["coefficients"].items():
-        click.echo(f"  {coefficient:+.6g} * {source}")
+    for source, number in found["coefficients"].items():
+        click.echo(f"  {coefficient(number)} * {source}")
     passes = "one pass" if found["passes"] == 1 else f"{found['passes']} passes"
     estimate = found["estimate"]
     fetched = f", {size(estimate['uncached_bytes'])} of it from the disk" if estimate else ""

@@ -6,6 +6,7 @@ Apart from `merge`, so that the commands without a recipe start without pydantic
 from __future__ import annotations
 
 from tvmerge.algebra import Checkpoint, TaskVector
+from tvmerge.assembled import Assembled
 from tvmerge.cli.options import RunFlags
 from tvmerge.cli.printing import print_report
 from tvmerge.cli.progress import shown
@@ -13,7 +14,7 @@ from tvmerge.receipt import RecipeText
 
 
 def save(
-    model: Checkpoint | TaskVector,
+    model: Checkpoint | Assembled | TaskVector,
     out: str,
     *,
     dtype: str | None,

@@ -12,11 +12,10 @@ from tvmerge.cli.options import RunFlags, write_options
 from tvmerge.cli.printing import print_json, print_table, size, warn_of_differing
 from tvmerge.cli.progress import shown
 from tvmerge.receipt import RecipeText
-from tvmerge.recipe import build, check_recipe
+from tvmerge.recipe import build, load_recipe
 from tvmerge.report import MergeReport
 from tvmerge.run_options import RunOptions
 from tvmerge.sweep import sweep as write_scales
-from tvmerge.yaml_file import YamlFile
 
 
 def _scales(
@@ -54,9 +53,8 @@ def sweep(config: Path, out: str, scales: tuple[float, ...], flags: RunFlags) ->
     The model in OUT/scale-S is base + S * (merged - base), where merged is what `tvmerge merge`
     makes of CONFIG: for task_arithmetic, S multiplies lambda.
     """
-    file = YamlFile.read(config)
-    recipe = check_recipe(file)
-    said = f"# tvmerge sweep at the scales {', '.join(map(str, scales))} of\n{file.text}"
+    recipe = load_recipe(config)
+    said = f"# tvmerge sweep at the scales {', '.join(map(str, scales))} of\n{recipe.text}"
     with shown("sweep", quiet=flags.quiet) as progress:
         reports = write_scales(
             build(recipe),
@@ -71,7 +69,7 @@ def sweep(config: Path, out: str, scales: tuple[float, ...], flags: RunFlags) ->
                 restart=flags.restart,
                 ray_address=flags.ray_address,
             ),
-            recipe=RecipeText(recipe.merge_method, said),
+            recipe=RecipeText(recipe.method, said),
         )
     warn_of_differing(reports[0].differing_tensors)
     if flags.as_json:

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from tvmerge.algebra import Checkpoint, TaskVector
-from tvmerge.errors import ConfigError
+from tvmerge.methods.declaring import Method, Parameter
 
 if TYPE_CHECKING:
-    from tvmerge.recipe import Recipe
+    from tvmerge.assembly import AssembledTensor
 
 _LEAST_DIVISOR = 1e-8  # below it mergekit does not divide, and neither does this
 
 
-def task_arithmetic(recipe: Recipe, base: Checkpoint, models: Sequence[Checkpoint]) -> Checkpoint:
+def task_arithmetic(tensor: AssembledTensor) -> Sequence[Fraction]:
     """`base + lambda * sum_i w_i (x_i - base) / D`, D = 1, or `sum_i w_i` with `normalize: true`.
 
     Ilharco et al., "Editing Models with Task Arithmetic", arXiv 2212.04089. A base among the
     models adds nothing, whatever its weight: its task vector is zero. Negative weights that are
     normalised cancel their own sign (as in mergekit): the default is not to normalise.
     """
-    weighted = [
-        (weight, model)
-        for weight, model in zip(recipe.weights, models, strict=True)
-        if model.donor != base.donor
+    weights = [
+        Fraction(0) if number == tensor.base else Fraction(one.parameters["weight"])
+        for number, one in enumerate(tensor.inputs)
     ]
-    if not weighted:
-        raise ConfigError(
-            f"models: only the base {base.donor.source} is listed. Add a model tuned from it"
-        )
-    edit: TaskVector = sum(weight * (model - base) for weight, model in weighted)
-    divisor = sum(weight for weight, _ in weighted)
-    if recipe.parameters.normalize and abs(divisor) >= _LEAST_DIVISOR:
-        edit = edit / divisor
-    merged: Checkpoint = base + recipe.parameters.lambda_ * edit
-    return merged
+    total = sum(weights, Fraction(0))
+    factor = Fraction(tensor.parameters["lambda"])
+    if tensor.parameters["normalize"] and abs(total) >= _LEAST_DIVISOR:
+        factor /= total
+    scaled = [factor * weight for weight in weights]
+    return [
+        1 - factor * total if number == tensor.base else coefficient
+        for number, coefficient in enumerate(scaled)
+    ]
+
+
+TASK_ARITHMETIC = Method(
+    name="task_arithmetic",
+    of_models=(Parameter(name="weight", kind=float, required=True),),
+    of_merge=(
+        Parameter(name="lambda", kind=float, default=1.0),
+        Parameter(name="normalize", kind=bool, default=False),
+        # mergekit's way to save memory for masks that are not made here.
+        Parameter(name="int8_mask", kind=bool, default=False),
+    ),
+    needs_base=True,
+    coefficients=task_arithmetic,
+)

@@ -1,0 +1,42 @@
+"""Random models of several architectures, a few kilobytes each, as transformers saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "vocab_size": 40}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+
+
+def build(architecture: str, folder: Path, *, seed: int, scale: float = 0.1) -> Path:
+    """Save the model in `folder`, in float32; every tensor is random, biases and norms as well."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_config(architecture), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(scale * torch.randn_like(parameter))
+    model.config.save_pretrained(folder)
+    # Under the names in memory: of experts, mergekit 0.1.5 with transformers 5 knows no others.
+    held = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        held.pop("lm_head.weight")
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _config(architecture: str) -> object:
+    import transformers
+
+    if architecture.startswith("llama"):
+        tied = architecture == "llama, tied"
+        return transformers.LlamaConfig(**SMALL, **HEADS, tie_word_embeddings=tied)
+    if architecture == "qwen2":
+        return transformers.Qwen2Config(**SMALL, **HEADS, tie_word_embeddings=True)
+    if architecture == "mixtral":
+        experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
+        return transformers.MixtralConfig(**SMALL, **HEADS, **experts, tie_word_embeddings=False)
+    return transformers.GPT2Config(n_embd=16, n_layer=4, n_head=4, n_positions=32, vocab_size=40)

@@ -1,0 +1,47 @@
+"""How a merge method says what a recipe must or may give it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tvmerge.assembly import AssembledTensor
+
+Scalar = float | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter: `kind` is float or bool; a required one has no default."""
+
+    name: str
+    kind: type
+    default: Scalar | None = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method and what a recipe must or may say for it.
+
+    `of_models` are parameters that each model has, and whose defaults the whole merge may give;
+    `of_merge` those of a tensor as a whole. Where a base is needed, it needs none of the former,
+    and `fewest_models` and `most_models` count the others.
+    """
+
+    name: str
+    of_models: tuple[Parameter, ...] = ()
+    of_merge: tuple[Parameter, ...] = ()
+    needs_base: bool = False
+    fewest_models: int = 1
+    most_models: int | None = None
+    # One coefficient for each input of the tensor: what the engine sums.
+    coefficients: Callable[[AssembledTensor], Sequence[Fraction]]
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """All parameters by name."""
+        return {one.name: one for one in (*self.of_models, *self.of_merge)}

@@ -1,0 +1,98 @@
+"""A recipe as it was written: what a YAML file says, each part with its place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvmerge.methods import Method
+from tvmerge.yaml_file import Location, YamlFile
+
+Scalar = float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A value of a parameter, or a gradient of values, for tensors whose name holds `filter`."""
+
+    value: Scalar | tuple[Scalar, ...]
+    filter: str | None  # None: every tensor
+    at: Location
+
+    def matches(self, name: str) -> bool:
+        """Whether it counts for the tensor."""
+        return self.filter is None or self.filter in name
+
+
+# By the parameter's name; of several settings the first that matches a tensor counts.
+Settings = Mapping[str, tuple[Setting, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model's part in a slice: its layers from the first up to but without the second."""
+
+    model: str
+    layers: tuple[int, int] | None  # None: all
+    settings: Settings
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Layers of the output, and what they are made of; `whole`: `models`, all their tensors."""
+
+    sources: tuple[Source, ...]
+    whole: bool
+    base_model: str | None
+    settings: Settings
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A part of a model, or with the name None all of it, as slices of its layers."""
+
+    name: str | None
+    slices: tuple[Slice, ...]
+    settings: Settings
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One YAML document: a merge, or a stage of one."""
+
+    file: YamlFile
+    name: str | None
+    method: Method
+    base_model: str | None
+    modules: tuple[Module, ...]
+    settings: Settings
+    dtype: str | None
+    out_dtype: str | None
+
+    @property
+    def output_dtype(self) -> str | None:
+        """The safetensors code of the dtype to write, None to keep the base's dtypes."""
+        return self.out_dtype or self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A checked recipe file: its stages in their order; the last one is what is written."""
+
+    path: Path
+    text: str
+    documents: tuple[Document, ...]
+
+    @property
+    def method(self) -> str:
+        """The method of the last stage."""
+        return self.documents[-1].method.name
+
+    @property
+    def output_dtype(self) -> str | None:
+        """The dtype that the last stage asks for."""
+        return self.documents[-1].output_dtype

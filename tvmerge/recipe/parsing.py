@@ -1,0 +1,211 @@
+"""Reads a recipe file and checks all that can be checked before a model is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tvmerge.errors import did_you_mean
+from tvmerge.methods import METHODS, NOT_YET, Method
+from tvmerge.recipe.document import Document, Module, Recipe, Slice, Source
+from tvmerge.recipe.reading import Reader
+from tvmerge.recipe.settings import read_settings
+from tvmerge.recipe.tokenizer import check_tokenizer
+from tvmerge.untrusted import shown
+from tvmerge.yaml_file import Location, YamlFile
+
+_KEYS = (
+    "name", "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype",
+    "out_dtype", "tokenizer", "tokenizer_source", "chat_template",
+)  # fmt: skip
+_FORMS = ("models", "slices", "modules")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a YAML recipe; raises ConfigError with file and line of every fault."""
+    return _recipe(path, YamlFile.read_all(path))
+
+
+def parse_recipe(path: Path, text: bytes) -> Recipe:
+    """As load_recipe, of a text that stands in the file `path`."""
+    return _recipe(path, YamlFile.parse_all(path, text))
+
+
+def _recipe(path: Path, files: Sequence[YamlFile]) -> Recipe:
+    documents: list[Document] = []
+    names: set[str] = set()
+    for number, file in enumerate(files):
+        document = _document(file)
+        is_last = number == len(files) - 1
+        if document.name is None and not is_last:
+            raise file.error(
+                ("name",), "missing: later stages cannot use this one. Add `name: ...`"
+            )
+        if document.name in names:
+            raise file.error(("name",), f"an earlier stage is called {document.name}. Rename one")
+        if document.name is not None:
+            names.add(document.name)
+        documents.append(document)
+    return Recipe(path, files[0].text, tuple(documents))
+
+
+def _document(file: YamlFile) -> Document:
+    reader = Reader()
+    content = reader.mapping(file.content, (), known=_KEYS, required=("merge_method",))
+    name = reader.text(content["name"], ("name",)) if "name" in content else None
+    base = content.get("base_model")
+    base = None if base is None else reader.text(base, ("base_model",))
+    method = _method(reader, content)
+    dtype = reader.dtype(content.get("dtype"), ("dtype",))
+    out_dtype = reader.dtype(content.get("out_dtype"), ("out_dtype",))
+    check_tokenizer(reader, content, base)
+    if method is None:
+        raise file.errors(reader.faults)
+    settings = read_settings(
+        reader, content.get("parameters"), ("parameters",), method, of_a_model=False
+    )
+    modules = tuple(_modules(reader, content, method))
+    document = Document(file, name, method, base, modules, settings, dtype, out_dtype)
+    if not reader.faults:
+        reader.faults += _faults(document)
+    if reader.faults:
+        raise file.errors(reader.faults)
+    return document
+
+
+def _method(reader: Reader, content: Any) -> Method | None:
+    if "merge_method" not in content:
+        return None
+    name = reader.text(content["merge_method"], ("merge_method",))
+    if name is None or name in METHODS:
+        return None if name is None else METHODS[name]
+    exist = ", ".join(METHODS)
+    if name in NOT_YET:
+        what = f"{name} is not supported yet. Methods that exist: {exist}"
+    else:
+        hint = did_you_mean(name, METHODS)
+        what = f"unknown method {shown(name)}.{hint} Methods that exist: {exist}"
+    reader.fault(("merge_method",), what)
+    return None
+
+
+def _modules(reader: Reader, content: Any, method: Method) -> Iterator[Module]:
+    given = [key for key in _FORMS if key in content]
+    if len(given) != 1:
+        if given:
+            reader.fault((given[1],), f"{given[0]} is given already. Keep one of them")
+        else:
+            reader.fault(("models",), "missing. Add `models: ...` (or slices, or modules)")
+        return
+    if given != ["modules"]:
+        yield Module(None, tuple(_slices(reader, content, (), method)), {}, ())
+        return
+    modules = content["modules"]
+    if not isinstance(modules, dict) or not modules:
+        reader.fault(("modules",), f"expected modules by name, found {shown(modules)}")
+        return
+    for name, value in modules.items():
+        at = ("modules", str(name))
+        known = reader.mapping(value, at, known=("models", "slices", "parameters"))
+        if ("models" in known) == ("slices" in known):
+            reader.fault(at, "expected either models or slices. Add one of them")
+            continue
+        settings = read_settings(
+            reader, known.get("parameters"), (*at, "parameters"), method, of_a_model=False
+        )
+        yield Module(str(name), tuple(_slices(reader, known, at, method)), settings, at)
+
+
+def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Iterator[Slice]:
+    if "models" in content:
+        place = (*at, "models")
+        items = reader.items(content["models"], place, "a model")
+        sources = [_source(reader, one, (*place, n), method, {}) for n, one in enumerate(items)]
+        yield Slice(tuple(s for s in sources if s), True, None, {}, place)
+        return
+    place = (*at, "slices")
+    for number, item in enumerate(reader.items(content["slices"], place, "a slice")):
+        here = (*place, number)
+        known = reader.mapping(
+            item, here, known=("sources", "base_model", "parameters"), required=("sources",)
+        )
+        base = known.get("base_model")
+        base = None if base is None else reader.text(base, (*here, "base_model"))
+        settings = read_settings(
+            reader, known.get("parameters"), (*here, "parameters"), method, of_a_model=False
+        )
+        below = (*here, "sources")
+        items = reader.items(known["sources"], below, "a source") if "sources" in known else []
+        more = {"layer_range": None}
+        sources = [_source(reader, one, (*below, n), method, more) for n, one in enumerate(items)]
+        yield Slice(tuple(s for s in sources if s), False, base, settings, here)
+
+
+def _source(
+    reader: Reader, value: Any, at: Location, method: Method, more: dict[str, None]
+) -> Source | None:
+    known = reader.mapping(value, at, known=("model", "parameters", *more), required=("model",))
+    model = reader.text(known["model"], (*at, "model")) if "model" in known else None
+    settings = read_settings(
+        reader, known.get("parameters"), (*at, "parameters"), method, of_a_model=True
+    )
+    layers = None
+    if known.get("layer_range") is not None:
+        layers = _layer_range(reader, known["layer_range"], (*at, "layer_range"))
+    return None if model is None else Source(model, layers, settings, at)
+
+
+def _layer_range(reader: Reader, value: Any, at: Location) -> tuple[int, int] | None:
+    if isinstance(value, list) and len(value) == 2 and all(type(n) is int for n in value):
+        first, end = value
+        if 0 <= first < end:
+            return first, end
+    reader.fault(
+        at,
+        f"expected [first, end] with 0 <= first < end (the end is not in it), found {shown(value)}",
+    )
+    return None
+
+
+def _faults(document: Document) -> Iterator[tuple[Location, str]]:
+    """What is wrong with a document whose parts are sound."""
+    method = document.method
+    if method.needs_base and document.base_model is None:
+        yield ("base_model",), f"missing: {method.name} adds to a base. Add it"
+    for module in document.modules:
+        for part in module.slices:
+            yield from _faults_of_slice(document, module, part)
+
+
+def _faults_of_slice(
+    document: Document, module: Module, part: Slice
+) -> Iterator[tuple[Location, str]]:
+    method, base = document.method, part.base_model or document.base_model
+    seen: set[tuple[str, tuple[int, int] | None]] = set()
+    counted = 0
+    for source in part.sources:
+        if (source.model, source.layers) in seen:
+            what = f"{source.model} is listed twice. Give it one entry with the sum of weights"
+            yield source.at, what
+        seen.add((source.model, source.layers))
+        if method.needs_base and source.model == base:
+            continue
+        counted += 1
+        levels = (source.settings, part.settings, module.settings, document.settings)
+        for parameter in method.of_models:
+            if parameter.required and not any(level.get(parameter.name) for level in levels):
+                name = parameter.name
+                what = f"{source.model} has no {name}. Add `parameters: {{{name}: ...}}`"
+                yield source.at, what
+    if method.needs_base and part.sources and not counted:
+        yield part.at, f"only the base {base} is listed. Add a model tuned from it"
+    elif counted < method.fewest_models:
+        yield part.at, f"{method.name} takes {method.fewest_models} models or more. Add one"
+    elif method.most_models is not None and counted > method.most_models:
+        models = "one model" if method.most_models == 1 else f"{method.most_models} models"
+        yield part.at, f"{method.name} takes {models} at most, found {counted}. Remove the others"
+    lengths = {end - first for first, end in (s.layers for s in part.sources if s.layers)}
+    if len(lengths) > 1:
+        counts = ", ".join(map(str, sorted(lengths)))
+        yield part.at, f"the sources have {counts} layers. Give all layer_ranges one length"

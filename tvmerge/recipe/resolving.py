@@ -1,0 +1,268 @@
+"""Resolves a recipe against its models: for every output tensor the inputs and the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tvmerge.algebra import Checkpoint
+from tvmerge.assembly import AssembledInput, AssembledTensor, Assembly, Model
+from tvmerge.errors import did_you_mean
+from tvmerge.hub import resolve as find_model
+from tvmerge.methods import Method
+from tvmerge.recipe.checking import Checks
+from tvmerge.recipe.document import Document, Module, Recipe, Settings, Slice, Source
+from tvmerge.recipe.folding import sums_of
+from tvmerge.recipe.layers import Layers, is_after_layers, is_head
+from tvmerge.recipe.settings import resolve
+from tvmerge.recipe.stacked_config import stacked_config
+from tvmerge.recipe.tied import named_in, ties_head
+from tvmerge.stored import read_config
+
+Find = Callable[[str], Path]
+
+
+def assemble(recipe: Recipe, *, find: Find = find_model, listed: int | None = 5) -> Assembly:
+    """What the recipe's last stage is made of; earlier stages are folded into it.
+
+    Only headers are read. Raises ConfigError for what the recipe says of tensors that are not
+    there, MismatchError, which names the first `listed` tensors at fault, where the models do not
+    fit together, FormatError where one cannot be opened.
+    """
+    models: dict[str, Model] = {}
+
+    def opened(reference: str) -> Model:
+        if reference not in models:
+            models[reference] = _open(reference, find)
+        return models[reference]
+
+    for document in recipe.documents:
+        assembly = _Resolver(document, opened, listed).assembly()
+        if document.name is not None:
+            models[document.name] = _stage(document, document.name, assembly)
+    return assembly
+
+
+def _open(reference: str, find: Find) -> Model:
+    stored = replace(Checkpoint(find(reference)).donor, given=reference)
+    entries = {name: slot.entry for name, slot in stored.slots.items()}
+    return Model(reference, stored, entries, read_config(stored.folder))
+
+
+def _stage(document: Document, name: str, assembly: Assembly) -> Model:
+    sums = {one.name: one for one in sums_of(assembly).tensors}
+    entries = {one.name: one.like.slot.entry._replace(name=one.name) for one in sums.values()}
+    config = dict(read_config(assembly.donor.folder))
+    for path, value in assembly.config.items():
+        if len(path) == 1:
+            config[path[0]] = value
+        else:
+            config[path[0]] = _with(config.get(path[0], {}), path[1:], value)
+    return Model(name, assembly.donor, entries, config, sums)
+
+
+def _with(content: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    below = value if len(path) == 1 else _with(content.get(path[0], {}), path[1:], value)
+    return {**content, path[0]: below}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A slice, its module, and its sources' models."""
+
+    slice: Slice
+    module: Module
+    models: tuple[Model, ...]
+    base: Model | None
+
+
+class _Resolver:
+    def __init__(self, document: Document, opened: Callable[[str], Model], listed: int | None):
+        self.document, self.opened = document, opened
+        self.method: Method = document.method
+        first = document.base_model or document.modules[0].slices[0].sources[0].model
+        self.donor = opened(first)
+        self.layers = Layers(self.donor.entries, self.donor.config)
+        self.known: dict[str, Layers] = {}
+        self.checks = Checks(document, self.donor, listed)
+        self.origins: list[tuple[Model, int]] = []
+
+    def assembly(self) -> Assembly:
+        tensors = [tensor for module in self.document.modules for tensor in self._module(module)]
+        self.checks.raise_faults(tensors)
+        config = dict(self._config(tensors))
+        return Assembly(
+            self.donor.donor, tuple(self._in_order(tensors)), self.document.output_dtype, config
+        )
+
+    def _config(self, tensors: Sequence[AssembledTensor]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        if self.origins:
+            yield from stacked_config(self.donor, self.layers, self.origins).items()
+        heads = [tensor for tensor in tensors if is_head(tensor.name)]
+        if any(ties_head(self.donor, tensor.name) for tensor in heads):
+            yield ("tie_word_embeddings",), False
+
+    def _in_order(self, tensors: Sequence[AssembledTensor]) -> list[AssembledTensor]:
+        """The donor's order; layers that it has not after its own."""
+        place = {name: n for n, name in enumerate(self.donor.entries)}
+        parts: dict[str, int] = {}
+        for name, number in place.items():
+            found = self.layers.place(name)
+            if found is not None and found.prefix == self.layers.main:
+                parts.setdefault(found.suffix, number)
+        first = min(parts.values(), default=0)
+
+        def key(tensor: AssembledTensor) -> tuple[int, int, int]:
+            found = self.layers.place(tensor.name)
+            if found is not None and found.prefix == self.layers.main:
+                return first, found.number, parts.get(found.suffix, len(place))
+            return place.get(tensor.name, len(place)), 0, 0
+
+        return sorted(tensors, key=key)
+
+    def _module(self, module: Module) -> Iterator[AssembledTensor]:
+        parts = [self._part(module, one) for one in module.slices]
+        names = self._names(module, parts)
+        if parts[0].slice.whole:
+            for name in names:
+                yield from self._same_name(parts[0], name)
+            return
+        prefix = self._stack(module, parts[0])
+        for name in names:
+            found = self.layers.place(name)
+            if found is None or found.prefix != prefix:
+                yield from self._same_name(parts[-1 if is_after_layers(name) else 0], name)
+        count = 0
+        for part in parts:
+            yield from self._layers_of(part, prefix, count)
+            count += self._length(part, prefix)
+
+    def _part(self, module: Module, one: Slice) -> _Part:
+        base = one.base_model or self.document.base_model
+        models = tuple(self.opened(source.model) for source in one.sources)
+        return _Part(one, module, models, None if base is None else self.opened(base))
+
+    def _names(self, module: Module, parts: Sequence[_Part]) -> list[str]:
+        """The names of the module's tensors outside the stacked layers, and of all if whole."""
+        names = list(self.donor.entries)
+        for part in parts:
+            for model in part.models:
+                names += [n for n in model.entries if is_head(n) and n not in names]
+        if module.name is None:
+            return names
+        held = [name for name in names if self.checks.module_of(name) == module.name]
+        if not held:
+            hint = did_you_mean(module.name, {name.split(".")[0] for name in names})
+            what = f"no tensor of {self.donor.reference} begins with {module.name}.{hint}"
+            raise self.document.file.error(module.at, what)
+        return held
+
+    def _stack(self, module: Module, part: _Part) -> str:
+        prefix = self.layers.main
+        if module.name is not None:
+            below = [p for p in self.layers.depths if p.startswith(module.name + ".")]
+            prefix = max(below, key=lambda p: self.layers.depths[p], default=None)
+        if prefix is None:
+            what = f"{self.donor.reference} has no numbered layers. List whole models in `models`"
+            raise self.document.file.error(part.slice.at, what)
+        return prefix
+
+    def _of(self, model: Model) -> Layers:
+        if model.reference not in self.known:
+            self.known[model.reference] = Layers(model.entries, model.config)
+        return self.known[model.reference]
+
+    def _range(self, model: Model, source: Source, prefix: str) -> range:
+        depth = self._of(model).depths.get(prefix, 0)
+        first, end = source.layers or (0, depth)
+        if end > depth:
+            what = f"{source.model} has {depth} layers ({prefix}0 to {depth - 1})"
+            at = (*source.at, "layer_range")
+            raise self.document.file.error(at, f"{what}, found the end {end}. Lower it")
+        return range(first, end)
+
+    def _length(self, part: _Part, prefix: str) -> int:
+        return len(self._range(part.models[0], part.slice.sources[0], prefix))
+
+    def _layers_of(self, part: _Part, prefix: str, begin: int) -> Iterator[AssembledTensor]:
+        pairs = list(zip(part.models, part.slice.sources, strict=True))
+        ranges = [self._range(model, source, prefix) for model, source in pairs]
+        length = len(ranges[0])
+        if any(len(one) != length for one in ranges):
+            counts = ", ".join(str(len(one)) for one in ranges)
+            what = f"the sources have {counts} layers. Give all layer_ranges one length"
+            raise self.document.file.error(part.slice.at, what)
+        for step in range(length):
+            place = step / (length - 1) if length > 1 else 1.0
+            if prefix == self.layers.main:
+                self.origins.append((part.models[0], ranges[0][step]))
+            for suffix in self._of(part.models[0]).suffixes(prefix, ranges[0][step]):
+                names = [f"{prefix}{one[step]}{suffix}" for one in ranges]
+                yield from self._tensor(part, f"{prefix}{begin + step}{suffix}", names, place)
+
+    def _same_name(self, part: _Part, name: str) -> Iterator[AssembledTensor]:
+        found = self.layers.place(name)
+        place = 0.0
+        if found is not None:
+            depth = self.layers.depths[found.prefix]
+            place = found.number / (depth - 1) if depth > 1 else 1.0
+        yield from self._tensor(part, name, [name] * len(part.models), place)
+
+    def _tensor(
+        self, part: _Part, name: str, names: Sequence[str], place: float
+    ) -> Iterator[AssembledTensor]:
+        """The tensor, unless no input has it or a fault stands in its way."""
+        outer = (part.slice.settings, part.module.settings, self.document.settings)
+        inputs: list[AssembledInput] = []
+        base: int | None = None
+        for model, source, tensor in zip(part.models, part.slice.sources, names, strict=True):
+            held = self.checks.held(model, tensor, name)
+            if held is None:
+                continue
+            is_base = model is part.base and base is None
+            if is_base and self.method.needs_base:
+                base = len(inputs)
+            levels = (source.settings, *outer)
+            optional = is_base and self.method.needs_base
+            values = self._values(levels, source, tensor, place, optional=optional)
+            inputs.append(AssembledInput(model, held, values))
+        if part.base is not None and self.method.needs_base and base is None:
+            held = self.checks.held(part.base, names[0], name)
+            if held is not None:
+                inputs.insert(0, AssembledInput(part.base, held, {}))
+                base = 0
+        if not inputs or (self.method.needs_base and base is None):
+            return
+        shared = {one.name: resolve(outer, one, name, place) for one in self.method.of_merge}
+        like = inputs[base or 0]
+        donated = named_in(self.donor, name) if part.slice.whole else None
+        unlisted = base is None and donated is not None
+        yield self.checks.checked(
+            AssembledTensor(
+                name=name,
+                method=self.method.name,
+                parameters={key: value for key, value in shared.items() if value is not None},
+                inputs=tuple(inputs),
+                base=base,
+                like=self.donor.like(donated)
+                if unlisted and donated is not None
+                else like.model.like(like.tensor),
+            )
+        )
+
+    def _values(
+        self,
+        levels: Sequence[Settings],
+        source: Source,
+        tensor: str,
+        place: float,
+        *,
+        optional: bool,
+    ) -> dict[str, float | bool]:
+        found = {one.name: resolve(levels, one, tensor, place) for one in self.method.of_models}
+        for one in self.method.of_models:
+            if one.required and found[one.name] is None and not optional:
+                self.checks.missing(source, one.name, tensor)
+        return {key: value for key, value in found.items() if value is not None}

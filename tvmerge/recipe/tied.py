@@ -1,0 +1,24 @@
+"""Heads that are the embedding again: models that store one tensor for both."""
+
+from __future__ import annotations
+
+from tvmerge.assembly import Model
+from tvmerge.recipe.layers import is_embedding, is_head
+
+
+def ties_head(model: Model, name: str) -> bool:
+    """Whether the head `name` is not stored, because the model takes its embedding for it."""
+    if not is_head(name) or name in model.entries:
+        return False
+    texts = [model.config, *(v for v in model.config.values() if isinstance(v, dict))]
+    said = [one["tie_word_embeddings"] for one in texts if "tie_word_embeddings" in one]
+    return all(said)
+
+
+def named_in(model: Model, name: str) -> str | None:
+    """The name under which a model has a tensor: its own, for a tied head that of the embedding."""
+    if name in model.entries:
+        return name
+    if not ties_head(model, name):
+        return None
+    return next((one for one in model.entries if is_embedding(one)), None)
