@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 BASE := demo/smollm2-135m-instruct
 
-.PHONY: demo test check format bench fuzz sanitize clean
+.PHONY: demo test check format bench conformance fuzz sanitize clean
 
 ## Subtract three traits from a real model; prints where the report is. Run again, it resumes.
 demo: $(BASE)/config.json
@@ -43,6 +43,11 @@ bench: $(VENV)/bench
 	  $(BIN)/pytest benchmarks --benchmark-only --benchmark-group-by=group \
 	  --benchmark-columns=min,median,rounds --benchmark-sort=name $(BENCH)
 
+## The same recipes by mergekit, in an environment of its own, on tiny models of several
+## architectures: the same tensors.
+conformance: $(VENV)/test build/bench/mergekit/installed
+	TVMERGE_MERGEKIT_PYTHON=$(abspath build/bench/mergekit/bin/python) $(BIN)/pytest tests/conformance
+
 ## Damaged and hostile files, a million of them, for every parser; failing cases in build/fuzz.
 CASES ?= 1000000
 fuzz: $(VENV)/test
@@ -77,13 +82,13 @@ $(VENV)/check: $(VENV)/test
 
 # Peers pin their own versions of half the world: each gets an environment of its own.
 PEERS := mergekit==0.1.5 sd-mecha==1.1.8 fusion-bench==0.2.33 reminis==0.34.0
-$(VENV)/bench: $(VENV)/test benchmarks/peers-constraints.txt
-	set -e; for peer in $(PEERS); do \
-	  place=build/bench/$${peer%%==*}; \
-	  $(PYTHON) -m venv $$place; \
-	  $$place/bin/pip install --quiet --disable-pip-version-check \
-	    --constraint benchmarks/peers-constraints.txt $$peer; \
-	done
+$(VENV)/bench: $(VENV)/test $(foreach peer,$(PEERS),build/bench/$(firstword $(subst ==, ,$(peer)))/installed)
+	touch $@
+
+build/bench/%/installed: benchmarks/peers-constraints.txt
+	$(PYTHON) -m venv build/bench/$*
+	build/bench/$*/bin/pip install --quiet --disable-pip-version-check \
+	  --constraint benchmarks/peers-constraints.txt $(filter $*==%,$(PEERS))
 	touch $@
 
 $(BASE)/config.json: $(VENV)/study

@@ -12,6 +12,7 @@ from small_checkpoints import EMBEDDING, POSITIONS, Tensors, read, tensors, writ
 from tvmerge.errors import ConfigError
 from tvmerge.methods import METHODS, NOT_YET
 from tvmerge.recipe import Recipe, build, load_recipe
+from tvmerge.recipe.schema import to_text
 
 
 @pytest.fixture
@@ -298,3 +299,8 @@ def test_linear_weights_that_sum_to_zero_are_an_error(models: dict[str, Tensors]
 def test_methods_exist_or_are_to_come_but_not_both() -> None:
     assert not METHODS.keys() & NOT_YET
     assert len(METHODS.keys() | NOT_YET) == 20  # mergekit 0.1.5
+
+
+def test_the_schema_in_docs_is_that_of_the_methods() -> None:
+    kept = Path(__file__).parents[1] / "docs" / "recipe.schema.json"
+    assert kept.read_text() == to_text()

@@ -19,6 +19,7 @@ def build(architecture: str, folder: Path, *, seed: int, scale: float = 0.1) -> 
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(scale * torch.randn_like(parameter))
+    model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     # Under the names in memory: of experts, mergekit 0.1.5 with transformers 5 knows no others.
     held = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

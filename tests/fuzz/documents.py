@@ -44,6 +44,10 @@ RECIPES = (
     "%YAML 1.1\n---\nmerge_method: linear\n"
     "models: [{model: !!str 12, parameters: {weight: 1:30}}]\n"
     "dtype: |-\n  float16\nbase_model: >-\n  base\n  model\n...\n",
+    "name: tall\nmerge_method: passthrough\nslices:\n- sources:\n  - model: a\n"
+    "    layer_range: [0, 3]\n    parameters: {scale: [{filter: mlp, value: [0, 1]}, {value: 1}]}\n"
+    "- sources: [{model: b, layer_range: [1, 4]}]\n---\nmerge_method: linear\n"
+    "modules: {text: {models: [{model: tall, parameters: {weight: [1, 0.5]}}]}}\n",
 )
 RECIPE_TOKENS = (
     b":", b": ", b"- ", b"\n", b"\n  ", b"\n- ", b"{", b"}", b"[", b"]", b",", b"#", b"&a ", b"*a",
@@ -52,7 +56,8 @@ RECIPE_TOKENS = (
     b"---\n", b"...\n", b"\t", b"~", b"=", b".nan", b"-.inf", b"1e999", b"0x" + b"f" * 60, b"1:60",
     b"9" * 120, b"0b2", b"2001-13-01", b"2001-01-01 24:61:00", b'"\\UFFFFFFFF"', b'"\\ud800"',
     b"\0", b"\x1b", b"\xff", b"\xc2\x85", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"[" * 60, b"- " * 60,
-    b"weight: ", b"model: ", b"slices: ", b"yes", b"null", b"@", b"`", b"%", b"\\",
+    b"weight: ", b"model: ", b"filter: ", b"layer_range: ", b"modules: ", b"slices: ",
+    b"yes", b"null", b"@", b"`", b"%", b"\\",
 )  # fmt: skip
 
 

@@ -19,9 +19,9 @@ from tvmerge.hub import resolve
 from tvmerge.recipe.document import Document as Document
 from tvmerge.recipe.document import Recipe as Recipe
 from tvmerge.recipe.folding import fold as fold
+from tvmerge.recipe.opening import Find
 from tvmerge.recipe.parsing import load_recipe as load_recipe
 from tvmerge.recipe.parsing import parse_recipe as parse_recipe
-from tvmerge.recipe.resolving import Find
 from tvmerge.recipe.resolving import assemble as assemble
 
 

@@ -198,6 +198,12 @@ def _faults_of_slice(
                 name = parameter.name
                 what = f"{source.model} has no {name}. Add `parameters: {{{name}: ...}}`"
                 yield source.at, what
+    yield from _faults_of_counts(method, base, part, counted)
+
+
+def _faults_of_counts(
+    method: Method, base: str | None, part: Slice, counted: int
+) -> Iterator[tuple[Location, str]]:
     if method.needs_base and part.sources and not counted:
         yield part.at, f"only the base {base} is listed. Add a model tuned from it"
     elif counted < method.fewest_models:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from tvmerge.algebra import Checkpoint
 from tvmerge.assembly import AssembledInput, AssembledTensor, Assembly, Model
 from tvmerge.errors import did_you_mean
 from tvmerge.hub import resolve as find_model
 from tvmerge.methods import Method
 from tvmerge.recipe.checking import Checks
 from tvmerge.recipe.document import Document, Module, Recipe, Settings, Slice, Source
-from tvmerge.recipe.folding import sums_of
 from tvmerge.recipe.layers import Layers, is_after_layers, is_head
+from tvmerge.recipe.opening import Find, open_model, stage_model
 from tvmerge.recipe.settings import resolve
 from tvmerge.recipe.stacked_config import stacked_config
-from tvmerge.recipe.tied import named_in, ties_head
-from tvmerge.stored import read_config
-
-Find = Callable[[str], Path]
+from tvmerge.recipe.tied import named_in, tie_path, ties_head
+from tvmerge.sums import Operand
 
 
 def assemble(recipe: Recipe, *, find: Find = find_model, listed: int | None = 5) -> Assembly:
@@ -35,37 +31,14 @@ def assemble(recipe: Recipe, *, find: Find = find_model, listed: int | None = 5)
 
     def opened(reference: str) -> Model:
         if reference not in models:
-            models[reference] = _open(reference, find)
+            models[reference] = open_model(reference, find)
         return models[reference]
 
     for document in recipe.documents:
         assembly = _Resolver(document, opened, listed).assembly()
         if document.name is not None:
-            models[document.name] = _stage(document, document.name, assembly)
+            models[document.name] = stage_model(document.name, assembly)
     return assembly
-
-
-def _open(reference: str, find: Find) -> Model:
-    stored = replace(Checkpoint(find(reference)).donor, given=reference)
-    entries = {name: slot.entry for name, slot in stored.slots.items()}
-    return Model(reference, stored, entries, read_config(stored.folder))
-
-
-def _stage(document: Document, name: str, assembly: Assembly) -> Model:
-    sums = {one.name: one for one in sums_of(assembly).tensors}
-    entries = {one.name: one.like.slot.entry._replace(name=one.name) for one in sums.values()}
-    config = dict(read_config(assembly.donor.folder))
-    for path, value in assembly.config.items():
-        if len(path) == 1:
-            config[path[0]] = value
-        else:
-            config[path[0]] = _with(config.get(path[0], {}), path[1:], value)
-    return Model(name, assembly.donor, entries, config, sums)
-
-
-def _with(content: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    below = value if len(path) == 1 else _with(content.get(path[0], {}), path[1:], value)
-    return {**content, path[0]: below}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +75,7 @@ class _Resolver:
             yield from stacked_config(self.donor, self.layers, self.origins).items()
         heads = [tensor for tensor in tensors if is_head(tensor.name)]
         if any(ties_head(self.donor, tensor.name) for tensor in heads):
-            yield ("tie_word_embeddings",), False
+            yield tie_path(self.donor), False
 
     def _in_order(self, tensors: Sequence[AssembledTensor]) -> list[AssembledTensor]:
         """The donor's order; layers that it has not after its own."""
@@ -215,42 +188,55 @@ class _Resolver:
     ) -> Iterator[AssembledTensor]:
         """The tensor, unless no input has it or a fault stands in its way."""
         outer = (part.slice.settings, part.module.settings, self.document.settings)
+        inputs, base = self._inputs(part, name, names, place)
+        if not inputs or (self.method.needs_base and base is None):
+            return
+        shared = {one.name: resolve(outer, one, name, place) for one in self.method.of_merge}
+        yield self.checks.checked(
+            AssembledTensor(
+                name=name,
+                method=self.method.name,
+                parameters={key: value for key, value in shared.items() if value is not None},
+                inputs=inputs,
+                base=base,
+                like=self._like(part, name, inputs, base),
+            )
+        )
+
+    def _inputs(
+        self, part: _Part, name: str, names: Sequence[str], place: float
+    ) -> tuple[tuple[AssembledInput, ...], int | None]:
+        """The inputs that have the tensor, with their parameters, and which of them is the base."""
+        outer = (part.slice.settings, part.module.settings, self.document.settings)
+        wanted_base = part.base if self.method.needs_base else None
         inputs: list[AssembledInput] = []
         base: int | None = None
         for model, source, tensor in zip(part.models, part.slice.sources, names, strict=True):
             held = self.checks.held(model, tensor, name)
             if held is None:
                 continue
-            is_base = model is part.base and base is None
-            if is_base and self.method.needs_base:
+            is_base = model is wanted_base and base is None
+            if is_base:
                 base = len(inputs)
             levels = (source.settings, *outer)
-            optional = is_base and self.method.needs_base
-            values = self._values(levels, source, tensor, place, optional=optional)
+            values = self._values(levels, source, tensor, place, optional=is_base)
             inputs.append(AssembledInput(model, held, values))
-        if part.base is not None and self.method.needs_base and base is None:
-            held = self.checks.held(part.base, names[0], name)
+        if wanted_base is not None and base is None:
+            held = self.checks.held(wanted_base, names[0], name)
             if held is not None:
-                inputs.insert(0, AssembledInput(part.base, held, {}))
+                inputs.insert(0, AssembledInput(wanted_base, held, {}))
                 base = 0
-        if not inputs or (self.method.needs_base and base is None):
-            return
-        shared = {one.name: resolve(outer, one, name, place) for one in self.method.of_merge}
+        return tuple(inputs), base
+
+    def _like(
+        self, part: _Part, name: str, inputs: Sequence[AssembledInput], base: int | None
+    ) -> Operand:
+        """The base's tensor; of models merged whole without one the donor's, else the first."""
+        donated = named_in(self.donor, name) if part.slice.whole and base is None else None
+        if donated is not None:
+            return self.donor.like(donated)
         like = inputs[base or 0]
-        donated = named_in(self.donor, name) if part.slice.whole else None
-        unlisted = base is None and donated is not None
-        yield self.checks.checked(
-            AssembledTensor(
-                name=name,
-                method=self.method.name,
-                parameters={key: value for key, value in shared.items() if value is not None},
-                inputs=tuple(inputs),
-                base=base,
-                like=self.donor.like(donated)
-                if unlisted and donated is not None
-                else like.model.like(like.tensor),
-            )
-        )
+        return like.model.like(like.tensor)
 
     def _values(
         self,

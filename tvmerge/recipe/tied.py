@@ -15,6 +15,14 @@ def ties_head(model: Model, name: str) -> bool:
     return all(said)
 
 
+def tie_path(model: Model) -> tuple[str, ...]:
+    """The key of the config that ties head and embedding, by its path."""
+    for key, value in model.config.items():
+        if isinstance(value, dict) and "tie_word_embeddings" in value:
+            return key, "tie_word_embeddings"
+    return ("tie_word_embeddings",)
+
+
 def named_in(model: Model, name: str) -> str | None:
     """The name under which a model has a tensor: its own, for a tied head that of the embedding."""
     if name in model.entries:
