@@ -173,6 +173,17 @@ def test_a_stage_may_stack_what_an_earlier_one_stacked(models: dict[str, Tensors
     assert config["layer_types"] == ["other", "full", "sliding"]
 
 
+def test_what_a_stage_stacked_stays_in_the_config(models: dict[str, Tensors]) -> None:
+    merged(
+        f"name: tall\n{PASS}slices:\n  - sources: [{{model: a, layer_range: [0, 4]}}]\n"
+        f"  - sources: [{{model: b, layer_range: [2, 4]}}]\n---\nmerge_method: linear\n"
+        "models: [{model: tall, parameters: {weight: 1}}]\n"
+    )
+    config = json.loads(Path("out/config.json").read_text())
+    assert config["num_hidden_layers"] == 6
+    assert config["layer_types"] == ["full", "sliding", "full", "other", "full", "other"]
+
+
 def test_a_tied_model_gives_its_embedding_for_the_head(models: dict[str, Tensors]) -> None:
     held = tensors(7, head=False)
     write_model(Path("tied"), held, config=CONFIG | {"tie_word_embeddings": True})

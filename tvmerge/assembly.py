@@ -16,7 +16,8 @@ from tvmerge.sums import Operand, TensorSum
 class Model:
     """A model that a recipe names: a stored checkpoint, or what an earlier stage makes.
 
-    `donor` is the checkpoint whose config, tokenizer and dtypes it has; `sums` are a stage's.
+    `donor` is the checkpoint whose config, tokenizer and dtypes it has; `sums` are a stage's, and
+    `changes` what its config says other than the donor's.
     """
 
     reference: str
@@ -24,6 +25,7 @@ class Model:
     entries: Mapping[str, Entry]
     config: Mapping[str, Any]
     sums: Mapping[str, TensorSum] | None = None
+    changes: Mapping[tuple[str, ...], Any] = field(default_factory=dict)
 
     def terms(self, name: str) -> Mapping[Operand, Fraction]:
         """A tensor as the sum of stored ones."""

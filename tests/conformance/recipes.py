@@ -83,6 +83,27 @@ slices:
     parameters: {lambda: [1, 0.5], normalize: true}
 dtype: float32
 """
+STAGES = """
+name: first
+merge_method: task_arithmetic
+base_model: base
+models:
+  - {model: a, parameters: {weight: [1, 0.25]}}
+dtype: float32
+---
+name: second
+merge_method: passthrough
+slices:
+  - sources: [{model: first, layer_range: [0, 3]}]
+  - sources: [{model: b, layer_range: [2, 4]}]
+dtype: float32
+---
+merge_method: linear
+models:
+  - {model: second, parameters: {weight: [0.5, 1]}}
+parameters: {normalize: false}
+dtype: float32
+"""
 RECIPES = {
     "a gradient": GRADIENT,
     "filters": FILTERS.replace("{filter_b}", "0.5"),

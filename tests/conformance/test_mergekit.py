@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from checkpoints import read_model
 from conformance.architectures import build as build_model
-from conformance.recipes import CASES, FILTERED, RECIPES
+from conformance.recipes import CASES, FILTERED, RECIPES, STAGES
 
 from tvmerge.recipe import build, load_recipe
 
 PYTHON = os.environ.get("TVMERGE_MERGEKIT_PYTHON")
 RUNNER = Path(__file__).with_name("run_mergekit.py")
 RELATIVE = 1e-5
+OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1"}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(PYTHON is None, reason="mergekit is not here: make conformance"),
@@ -44,8 +45,7 @@ def merged(architecture: str, folder: Path) -> Path:
         text = RECIPES[name].replace("FIRST", first).replace("SECOND", second)
         (folder / f"{name}.yaml").write_text(text)
     assert PYTHON is not None
-    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
-    subprocess.run([PYTHON, RUNNER, "."], cwd=folder, check=True, timeout=500, env=offline)
+    subprocess.run([PYTHON, RUNNER, "."], cwd=folder, check=True, timeout=500, env=OFFLINE)
     return folder
 
 
@@ -59,14 +59,31 @@ def test_a_recipe_gives_the_tensors_of_mergekit(
 ) -> None:
     folder = folders(architecture)
     monkeypatch.chdir(folder)
-    recipe = load_recipe(Path(f"{name}.yaml"))
-    build(recipe).save(tmp_path / "out", dtype=recipe.output_dtype)
-    ours, theirs = read_model(tmp_path / "out"), read_model(folder / f"{name}.out")
+    assert_same_merge(Path(f"{name}.yaml"), tmp_path / "out", folder / f"{name}.out")
+
+
+def test_stages_give_the_tensors_of_mergekit_multi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("base", "a", "b")):
+        build_model("llama", Path(name), seed=seed)
+    Path("stages.yaml").write_text(STAGES)
+    assert PYTHON is not None
+    command = [Path(PYTHON).with_name("mergekit-multi"), "stages.yaml", "--out-path", "theirs"]
+    more = ["--intermediate-dir", "between", "--no-copy-tokenizer", "--no-write-model-card"]
+    subprocess.run([*command, *more], check=True, timeout=500, env=OFFLINE)
+    assert_same_merge(Path("stages.yaml"), Path("ours"), Path("theirs"))
+
+
+def assert_same_merge(path: Path, out: Path, expected: Path) -> None:
+    recipe = load_recipe(path)
+    build(recipe).save(out, dtype=recipe.output_dtype)
+    ours, theirs = read_model(out), read_model(expected)
     assert ours.keys() == theirs.keys()
-    for tensor, expected in theirs.items():
-        off = np.abs(ours[tensor] - expected).max() / max(np.abs(expected).max(), 1e-30)
+    for tensor, wanted in theirs.items():
+        off = np.abs(ours[tensor] - wanted).max() / max(np.abs(wanted).max(), 1e-30)
         assert off <= RELATIVE, f"{tensor}: relative difference {off:.2g}"
-    told = [json.loads((place / "config.json").read_text()) for place in
-            (tmp_path / "out", folder / f"{name}.out")]  # fmt: skip
+    told = [json.loads((place / "config.json").read_text()) for place in (out, expected)]
     depths = [one.get("num_hidden_layers", one.get("n_layer")) for one in told]
     assert depths[0] == depths[1]

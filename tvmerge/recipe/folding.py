@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from fractions import Fraction
 
 from tvmerge.algebra import Checkpoint
@@ -17,7 +18,8 @@ def sums_of(assembly: Assembly) -> TensorSums:
 
     Raises ConfigError where a method has no sum for a tensor.
     """
-    return TensorSums(tuple(map(_sum, assembly.tensors)))
+    known: dict[Hashable, Sequence[Fraction]] = {}
+    return TensorSums(tuple(_sum(tensor, known) for tensor in assembly.tensors))
 
 
 def fold(assembly: Assembly) -> Checkpoint | Assembled:
@@ -29,13 +31,24 @@ def fold(assembly: Assembly) -> Checkpoint | Assembled:
     return Assembled(sums, assembly.donor, assembly.config)
 
 
-def _sum(tensor: AssembledTensor) -> TensorSum:
-    coefficients = METHODS[tensor.method].coefficients(tensor)
+def _sum(tensor: AssembledTensor, known: dict[Hashable, Sequence[Fraction]]) -> TensorSum:
     terms: dict[Operand, Fraction] = {}
-    for one, coefficient in zip(tensor.inputs, coefficients, strict=True):
+    for one, factor in zip(tensor.inputs, _coefficients(tensor, known), strict=True):
         for operand, inner in one.model.terms(one.tensor).items():
-            terms[operand] = terms.get(operand, Fraction(0)) + coefficient * inner
+            coefficient = factor if inner == 1 else factor * inner
+            terms[operand] = terms[operand] + coefficient if operand in terms else coefficient
     return TensorSum(tensor.name, tensor.like, {o: c for o, c in terms.items() if c})
+
+
+def _coefficients(
+    tensor: AssembledTensor, known: dict[Hashable, Sequence[Fraction]]
+) -> Sequence[Fraction]:
+    """Those of the method, computed once for all tensors with the same parameters."""
+    of_inputs = tuple(tuple(one.parameters.items()) for one in tensor.inputs)
+    key = (tensor.method, tensor.base, tuple(tensor.parameters.items()), of_inputs)
+    if key not in known:
+        known[key] = METHODS[tensor.method].coefficients(tensor)
+    return known[key]
 
 
 def _whole(sums: TensorSums, donor: Stored) -> dict[Stored, Fraction] | None:

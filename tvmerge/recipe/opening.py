@@ -32,7 +32,7 @@ def stage_model(name: str, assembly: Assembly) -> Model:
             config[path[0]] = value
         else:
             config[path[0]] = _with(config.get(path[0], {}), path[1:], value)
-    return Model(name, assembly.donor, entries, config, sums)
+    return Model(name, assembly.donor, entries, config, sums, assembly.config)
 
 
 def _with(content: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:

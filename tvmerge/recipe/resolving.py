@@ -65,7 +65,7 @@ class _Resolver:
     def assembly(self) -> Assembly:
         tensors = [tensor for module in self.document.modules for tensor in self._module(module)]
         self.checks.raise_faults(tensors)
-        config = dict(self._config(tensors))
+        config = dict(self.donor.changes) | dict(self._config(tensors))
         return Assembly(
             self.donor.donor, tuple(self._in_order(tensors)), self.document.output_dtype, config
         )
