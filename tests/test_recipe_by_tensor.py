@@ -251,6 +251,18 @@ def test_another_vocabulary_is_refused_with_ways_out(models: dict[str, Tensors])
     )
     assert "model.embed_tokens.weight: shape [8, 4] in wide, expected [6, 4] as in a" in said
     assert "resize_token_embeddings" in said
+    assert "{filter: embed_tokens, value: 0}" in said
+
+
+def test_a_weight_of_0_leaves_a_tensor_of_another_shape_out(models: dict[str, Tensors]) -> None:
+    wide = tensors(5, rows=8)
+    write_model(Path("wide"), wide, config=CONFIG)
+    out = merged(
+        f"{TASK}models:\n  - model: wide\n    parameters:\n      weight:"
+        " [{value: 0, filter: embed}, {value: 0, filter: lm_head}, {value: 0.5}]\n"
+    )
+    assert np.array_equal(out[EMBEDDING], models["base"][EMBEDDING])
+    assert same(out[layer(1)], (0.5, models["base"][layer(1)]), (0.5, wide[layer(1)]))
 
 
 def test_a_tensor_that_only_one_model_has_is_refused(models: dict[str, Tensors]) -> None:

@@ -16,9 +16,9 @@ from tvmerge.yaml_file import Location
 _MOST_HINTS = 2_000  # of names to compare with a filter that matches none
 
 _WAYS_OUT = (
-    "The vocabularies differ: give all models one, such as the base's "
-    "(`model.resize_token_embeddings`, then save them again), or leave these tensors to one model "
-    "with filters (`- {filter: embed, value: 1}` for it, 0 for the others needs equal shapes too)"
+    "The vocabularies differ. Either give all models one (`resize_token_embeddings`, then save "
+    "them again), or take these tensors from the base alone: give the others the weight 0 there, "
+    "`weight: [{filter: embed_tokens, value: 0}, {filter: lm_head, value: 0}, {value: ...}]`"
 )
 
 
@@ -59,6 +59,8 @@ class Checks:
         self.used[tensor.name] = None
         like = tensor.like.slot.entry
         for one in tensor.inputs:
+            if one.parameters.get("weight") == 0:  # takes no part, and may have any shape
+                continue
             expected = f"{tensor.like.stored.given or tensor.like.stored.source}"
             for what in differences(one.tensor, one.entry, one.model.reference, like, expected):
                 self.mismatches[what] = None

@@ -114,7 +114,10 @@ def _modules(reader: Reader, content: Any, method: Method) -> Iterator[Module]:
         settings = read_settings(
             reader, known.get("parameters"), (*at, "parameters"), method, of_a_model=False
         )
-        yield Module(str(name), tuple(_slices(reader, known, at, method)), settings, at)
+        # mergekit's name of the only module that most architectures have.
+        alone = name == "default" and len(modules) == 1
+        slices = tuple(_slices(reader, known, at, method))
+        yield Module(None if alone else str(name), slices, settings, at)
 
 
 def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Iterator[Slice]:
