@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from tvmerge.errors import ConfigError, FormatError, StorageError, did_you_mean
 from tvmerge.untrusted import printable, read_bounded, shorten, shown
 from tvmerge.yaml_nodes import YamlError, load, load_all
 
-Model = TypeVar("Model", bound=BaseModel)
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
 Location = tuple[int | str, ...]
 _LARGEST_FILE_BYTES = 256 * 1024  # a recipe of a thousand models has 50 KiB; PyYAML is slow
 _LISTED = 20  # how many faults an error tells
@@ -102,6 +104,8 @@ class YamlFile:
 
     def validate(self, model: type[Model]) -> Model:
         """The content as a `model`; raises one ConfigError with a line for every fault."""
+        from pydantic import ValidationError  # which recipes do without: it takes long to load
+
         try:
             return model.model_validate(self.content)
         except ValidationError as error:
@@ -165,6 +169,8 @@ def _known_keys(model: type[BaseModel], location: Location) -> list[str]:
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    from pydantic import BaseModel
+
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in get_args(annotation):

@@ -77,15 +77,20 @@ def plan(
     spent = time.monotonic() - started
     probed = None if no_probe else _probe(planned, place, options)
     found = _Found(model, planned, needs(planned), workspace, flags.memory_mib, free, probed, spent)
+    _tell(config, out, found, assembly if tensors else None, flags)
+
+
+def _tell(
+    config: str, out: str | None, found: _Found, listed: Assembly | None, flags: RunFlags
+) -> None:
     if flags.as_json:
-        listed = (
-            {"tensors": list(map(tensor_dict, assembly.tensors))} if tensors and assembly else {}
-        )
-        print_json({"config": config, "out": out} | found.to_dict() | listed)
+        said = {"config": config, "out": out} | found.to_dict()
+        tensors = {} if listed is None else {"tensors": list(map(tensor_dict, listed.tensors))}
+        print_json(said | tensors)
     elif not flags.quiet:
         _print(config, out, found.to_dict())
-        if tensors and assembly:
-            print_tensors(assembly)
+        if listed is not None:
+            print_tensors(listed)
 
 
 def _merge(
@@ -95,7 +100,7 @@ def _merge(
         return edited(config, added, subtracted), dtype, None
     if dtype is not None:
         raise click.UsageError("--dtype goes with --add and --subtract; a recipe names its own.")
-    # Not at the top: the form without a recipe starts without pydantic.
+    # Not at the top: the form without a recipe starts without a YAML parser.
     from tvmerge.recipe import assemble, fold, load_recipe
 
     assembly = assemble(load_recipe(Path(config)), listed=None)

@@ -1,6 +1,6 @@
 """Saves an expression as a command does: with progress, then a summary of what was done.
 
-Apart from `merge`, so that the commands without a recipe start without pydantic.
+Apart from `merge`, so that the commands without a recipe start without a YAML parser.
 """
 
 from __future__ import annotations
