@@ -212,6 +212,12 @@ FAULTS = {
         2,
         "models: passthrough takes one model at most, found 2",
     ),
+    "stage without a use": (
+        "name: idle\nmerge_method: passthrough\nmodels: [{model: a}]\n---\n"
+        "merge_method: passthrough\nmodels: [{model: b}]\n",
+        1,
+        "name: no later stage uses idle",
+    ),
     "stage without a name": (
         "merge_method: passthrough\nmodels: [{model: a}]\n---\nmerge_method: passthrough\n"
         "models: [{model: b}]\n",

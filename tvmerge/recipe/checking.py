@@ -13,7 +13,8 @@ from tvmerge.recipe.tied import named_in, ties_head
 from tvmerge.untrusted import shown
 from tvmerge.yaml_file import Location
 
-_MOST_HINTS = 2_000  # of names to compare with a filter that matches none
+_MOST_HINTS = 2_000  # of names to compare with one that is not there
+_HINTED = 5  # mismatches that get a hint
 
 _WAYS_OUT = (
     "The vocabularies differ. Either give all models one (`resize_token_embeddings`, then save "
@@ -41,8 +42,12 @@ class Checks:
             self.used[found] = None
             return found
         if not is_head(output) or not ties_head(model, tensor):
+            near = ""
+            if len(self.mismatches) < _HINTED:  # with thousands, each would take long
+                odd = [name for name in model.entries if name not in self.donor.entries]
+                near = did_you_mean(tensor, odd[:_MOST_HINTS])
             self.mismatches[
-                f"{tensor}: in {self.donor.reference}, missing in {model.reference}"
+                f"{tensor}: in {self.donor.reference}, missing in {model.reference}.{near}"
             ] = None
         return None
 

@@ -47,7 +47,19 @@ def _recipe(path: Path, files: Sequence[YamlFile]) -> Recipe:
         if document.name is not None:
             names.add(document.name)
         documents.append(document)
+    for number, document in enumerate(documents[:-1]):
+        if not any(document.name in _references(later) for later in documents[number + 1 :]):
+            what = f"no later stage uses {document.name}. Remove it, or name it as a model"
+            raise document.file.error(("name",), what)
     return Recipe(path, files[0].text, tuple(documents))
+
+
+def _references(document: Document) -> Iterator[str | None]:
+    yield document.base_model
+    for module in document.modules:
+        for part in module.slices:
+            yield part.base_model
+            yield from (source.model for source in part.sources)
 
 
 def _document(file: YamlFile) -> Document:
