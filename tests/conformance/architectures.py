@@ -8,8 +8,11 @@ SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "vo
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
 
 
-def build(architecture: str, folder: Path, *, seed: int, scale: float = 0.1) -> Path:
-    """Save the model in `folder`, in float32; every tensor is random, biases and norms as well."""
+def build(architecture: str, folder: Path, *, seed: int, as_saved: bool = False) -> Path:
+    """Save the model in `folder`, in float32; every tensor is random, biases and norms as well.
+
+    `as_saved`: under the names that transformers gives tensors on disk, else as in memory.
+    """
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
@@ -18,7 +21,10 @@ def build(architecture: str, folder: Path, *, seed: int, scale: float = 0.1) -> 
     model = AutoModelForCausalLM.from_config(_config(architecture), dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(scale * torch.randn_like(parameter))
+            parameter.copy_(0.1 * torch.randn_like(parameter))
+    if as_saved:
+        model.save_pretrained(folder)
+        return folder
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     # Under the names in memory: of experts, mergekit 0.1.5 with transformers 5 knows no others.
