@@ -129,7 +129,8 @@ def run_batch(
     a file cannot be read or written, MemoryLimitError where the workspace is too small.
     """
     started = monotonic()
-    inputs, outputs, combines, copies = native(decided(batch, workspace))
+    ready, before = decided(batch, workspace, progress)
+    inputs, outputs, combines, copies = native(ready)
     done = _core.merge(
         inputs,
         outputs if into is None else [into[number] for number in batch.outputs],
@@ -140,7 +141,7 @@ def run_batch(
         buffer_bytes=workspace.buffer_bytes,
         isa=workspace.isa,
         drop_behind=workspace.drop_behind,
-        progress=progress,
+        progress=partial(_tell_more, progress, before) if progress else None,
     )
     return Record(
         number=batch.number,
@@ -173,6 +174,10 @@ def run_batches(
         into = None if write else dict.fromkeys(batch.outputs)
         yield run_batch(batch, workspace, told, into=into)
         moved += batch.bytes_to_move
+
+
+def _tell_more(progress: Callable[[int], None], before: int, moved: int) -> None:
+    progress(before + moved)
 
 
 def _tell(progress: Progress, before: int, whole: int, moved: int) -> None:

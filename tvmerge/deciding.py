@@ -24,11 +24,13 @@ _Cuts = tuple[tuple[int, int], tuple[int, int]]  # what is in, and what of it is
 _Factors = tuple[float, float]  # of a delta's values, and of its weight
 
 
-def decided(batch: Batch, workspace: Workspace) -> Batch:
+def decided(
+    batch: Batch, workspace: Workspace, progress: Callable[[int], None] | None = None
+) -> tuple[Batch, int]:
     """The batch with every decision made: coefficients, or the engine's own consensus.
 
-    Reads what has to be measured, before the batch itself is run; a batch without decisions is
-    given back as it is.
+    Reads what has to be measured, before the batch itself is run, and says how many bytes that
+    were; a batch without decisions is given back as it is.
     """
     held = [
         _Held(n, r, job, result.decision)
@@ -38,8 +40,8 @@ def decided(batch: Batch, workspace: Workspace) -> Batch:
         if isinstance(result.decision, Blend | Consensus)
     ]
     if not held:
-        return batch
-    engine = _Engine(batch, workspace)
+        return batch, 0
+    engine = _Engine(batch, workspace, progress)
     made: dict[tuple[int, int], Result] = {}
     for one, coefficients in _blended(held, engine):
         made[one.number, one.result] = one.undecided._replace(
@@ -53,7 +55,7 @@ def decided(batch: Batch, workspace: Workspace) -> Batch:
         assert isinstance(job, Combine)
         results = tuple(made.get((n, r), result) for r, result in enumerate(job.results))
         jobs[n] = job._replace(results=results)
-    return replace(batch, jobs=tuple(jobs))
+    return replace(batch, jobs=tuple(jobs)), engine.moved
 
 
 def undecided(batch: Batch) -> Batch:
@@ -84,7 +86,11 @@ class _Held:
 class _Engine:
     """The native measurements of one batch's files."""
 
-    def __init__(self, batch: Batch, workspace: Workspace) -> None:
+    def __init__(
+        self, batch: Batch, workspace: Workspace, progress: Callable[[int], None] | None
+    ) -> None:
+        self._progress = progress
+        self.moved = 0  # bytes, by all measurements so far
         self._paths = list(batch.inputs.values())
         self._files = {number: here for here, number in enumerate(batch.inputs)}
         self._workspace = workspace
@@ -97,18 +103,23 @@ class _Engine:
 
     def run(self, measure: Callable[..., list[T]], jobs: Sequence[Any]) -> list[T]:
         """One native measurement of all jobs."""
-        held = self._workspace
-        return (
-            measure(
-                self._paths,
-                jobs,
-                threads=held.threads,
-                buffer_bytes=held.buffer_bytes,
-                isa=held.isa,
-                drop_behind=held.drop_behind,
-            )
-            if jobs
-            else []
+        if not jobs:
+            return []
+        held, before = self._workspace, self.moved
+
+        def tell(moved: int) -> None:
+            self.moved = before + moved
+            if self._progress is not None:
+                self._progress(self.moved)
+
+        return measure(
+            self._paths,
+            jobs,
+            threads=held.threads,
+            buffer_bytes=held.buffer_bytes,
+            isa=held.isa,
+            drop_behind=held.drop_behind,
+            progress=tell,
         )
 
 

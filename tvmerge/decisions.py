@@ -66,10 +66,26 @@ class Consensus:
         """Whether the result is the base, whatever the deltas are."""
         return self.scale == 0 or all(delta.weight == 0 for delta in self.deltas)
 
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read, equal magnitudes at a cut apart."""
+        ranked = any(delta.keep.ranked for delta in self.deltas)
+        summed = self.by_energy or any(delta.keep.rescale for delta in self.deltas)
+        return 1 + ranked + summed
+
     def renumbered(self, numbers: Mapping[int, int]) -> Consensus:
-        """The same of inputs with other numbers."""
-        deltas = tuple(replace(one, source=numbers[one.source]) for one in self.deltas)
-        return replace(self, base=numbers[self.base], deltas=deltas)
+        """The same of inputs with other numbers; a delta of the base itself is none."""
+        base = numbers[self.base]
+        deltas = tuple(
+            replace(one, source=numbers[one.source])
+            for one in self.deltas
+            if numbers[one.source] != base
+        )
+        return replace(self, base=base, deltas=deltas)
+
+    def scaled(self, by: float) -> Consensus:
+        """`base + by * (self - base)`."""
+        return replace(self, scale=self.scale * by)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +97,17 @@ class Blend(ABC):
 
     inputs: tuple[int, ...]
     base: int | None = None
+    share: float = 1.0  # of the result; the rest is input number 0
+
+    @property
+    def is_base(self) -> bool:
+        """Whether the result is the base, whatever the inputs are."""
+        return False
+
+    @property
+    def passes(self) -> int:
+        """How often the inputs are read."""
+        return 2
 
     @abstractmethod
     def weights(self, gram: Gram) -> Sequence[float]:
@@ -93,12 +120,18 @@ class Blend(ABC):
     def coefficients(self, gram: Gram, count: int) -> tuple[float, ...]:
         """One for each of `count` inputs."""
         weights = self.weights(gram)
-        return self._expanded(list(zip(self.inputs, weights, strict=True)), 1.0, count)
+        whole = self._expanded(list(zip(self.inputs, weights, strict=True)), 1.0, count)
+        rest = 1 - self.share
+        return tuple(self.share * c + (rest if n == 0 else 0.0) for n, c in enumerate(whole))
 
     def renumbered(self, numbers: Mapping[int, int]) -> Blend:
         """The same of inputs with other numbers."""
         base = None if self.base is None else numbers[self.base]
         return replace(self, inputs=tuple(numbers[n] for n in self.inputs), base=base)
+
+    def scaled(self, by: float) -> Blend:
+        """`x_0 + by * (self - x_0)`, x_0 being input number 0."""
+        return replace(self, share=self.share * by)
 
     def _expanded(
         self, weighted: Sequence[tuple[int, float]], of_base: float, count: int

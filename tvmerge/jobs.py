@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tvmerge import _core
-from tvmerge.decisions import Decision
+from tvmerge.decisions import Blend, Consensus, Decision
 from tvmerge.safetensors import DTYPE_BITS
 
 # A part's size does not show in any result. Parts begin at multiples of 64 bytes, of which the
@@ -60,8 +60,15 @@ class Combine(NamedTuple):
 
     @property
     def bytes_read(self) -> int:
-        """The size of all sources."""
-        return self.elements * sum([DTYPE_BITS[source.dtype] for source in self.sources]) // 8
+        """The size of all sources, as often as they are read."""
+        once = self.elements * sum([DTYPE_BITS[source.dtype] for source in self.sources]) // 8
+        return once * self.passes
+
+    @property
+    def passes(self) -> int:
+        """How often the sources are read: more than once where they are measured first."""
+        decisions = [result.decision for result in self.results]
+        return max([1, *[one.passes for one in decisions if isinstance(one, Blend | Consensus)]])
 
     @property
     def bytes_written(self) -> int:

@@ -146,6 +146,7 @@ class _Planner:
         if entry.dtype not in FLOAT_DTYPES:
             yield self._copy(shard, entry, self.everywhere, sources[0], sources[1:])
             return
+        # A decision's sources all have weights: none is left out, none is copied.
         key = (row.weights, entry.dtype == sources[0][1].dtype)
         share = self._shares.get(key)
         if share is None:
@@ -185,7 +186,14 @@ class _Planner:
         shards = len(self.shards)
         results = tuple(
             [
-                Result(variant * shards + shard, entry.begin, entry.dtype, reference, coefficients)
+                Result(
+                    variant * shards + shard,
+                    entry.begin,
+                    entry.dtype,
+                    reference,
+                    coefficients,
+                    row.decisions[variant] if row.decisions else None,
+                )
                 for variant, coefficients in zip(share.touched, share.coefficients, strict=True)
             ]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tvmerge.decisions import Decision
 from tvmerge.errors import ConfigError
 from tvmerge.safetensors import Entry
 from tvmerge.stored import Stored
@@ -26,6 +27,8 @@ class Row:
 
     sources: tuple[Place, ...]
     weights: Weights
+    # By variant: what is decided once the sources have been measured, in place of the weights.
+    decisions: tuple[Decision | None, ...] = ()
 
 
 Rows = Callable[[str], Row]  # by the name of the output's tensor
@@ -82,9 +85,19 @@ def _rows_of_sums(variants: Sequence[TensorSums], places: Places) -> Rows:
         for one in sums:
             operands |= dict.fromkeys(one.terms)
         weights = tuple(tuple(float(one.terms.get(o, 0)) for o in operands) for one in sums)
-        return Row(tuple([places[o.stored][o.tensor] for o in operands]), weights)
+        sources = tuple([places[o.stored][o.tensor] for o in operands])
+        if not any(one.decision for one in sums):
+            return Row(sources, weights)
+        numbers = {operand: number for number, operand in enumerate(operands)}
+        return Row(sources, weights, tuple(_numbered(one, numbers) for one in sums))
 
     return row
+
+
+def _numbered(tensor: TensorSum, numbers: Mapping[Operand, int]) -> Decision | None:
+    """The tensor's decision about the sources of all variants."""
+    own = {n: numbers[operand] for n, operand in enumerate(tensor.operands)}
+    return tensor.decision and tensor.decision.renumbered(own)
 
 
 def summing_order(variants: Sequence[Weighting], donor: Stored) -> tuple[Stored, ...]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
+from tvmerge.decisions import Decision
 from tvmerge.errors import ConfigError
 from tvmerge.stored import Slot, Stored
 
@@ -37,14 +38,26 @@ class TensorSum:
     """One tensor of a result: its name, and an exact coefficient for each tensor in the sum.
 
     `like` gives shape and dtype and is what the result is compared with; it need not be in the sum.
+    With a `decision` the terms say only what is read; it knows `like` by the number 0, the other
+    terms by 1, 2, ... in their order.
     """
 
     name: str
     like: Operand
     terms: Mapping[Operand, Fraction]
+    decision: Decision | None = None
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """What is read, in the order of the numbers that a decision knows it by."""
+        return tuple(dict.fromkeys((self.like, *self.terms)))
 
     def scaled(self, scale: Fraction) -> TensorSum:
         """`like + scale * (self - like)`."""
+        if self.decision is not None:
+            if scale == 0:
+                return TensorSum(self.name, self.like, {self.like: Fraction(1)})
+            return replace(self, decision=self.decision.scaled(float(scale)))
         terms = {operand: scale * c for operand, c in self.terms.items()}
         terms = {self.like: 1 - scale + terms.pop(self.like, Fraction(0)), **terms}
         return TensorSum(self.name, self.like, {o: c for o, c in terms.items() if c})
@@ -101,7 +114,7 @@ def by_input(weighting: Weighting) -> dict[Stored, float | None]:
 def to_json(weighting: Weighting) -> list[Any]:
     """Plain values that are equal for equal sums."""
     if isinstance(weighting, TensorSums):
-        return [[t.name, _place(t.like), _terms(t)] for t in weighting.tensors]
+        return [[t.name, _place(t.like), _terms(t), repr(t.decision)] for t in weighting.tensors]
     return [[str(stored.source), c.hex()] for stored, c in weighting.items()]
 
 

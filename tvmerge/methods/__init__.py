@@ -5,19 +5,31 @@ To add one, write it in a file of its own, with what it takes of a recipe, and e
 
 from __future__ import annotations
 
+from tvmerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
+from tvmerge.methods.dare import DARE_LINEAR, DARE_TIES
 from tvmerge.methods.declaring import Method as Method
 from tvmerge.methods.declaring import Parameter as Parameter
+from tvmerge.methods.karcher import KARCHER
 from tvmerge.methods.linear import LINEAR
+from tvmerge.methods.model_stock import MODEL_STOCK
+from tvmerge.methods.multislerp import MULTISLERP
+from tvmerge.methods.nuslerp import NUSLERP
 from tvmerge.methods.passthrough import PASSTHROUGH
+from tvmerge.methods.ram import RAM
+from tvmerge.methods.sce import SCE
+from tvmerge.methods.slerp import SLERP
 from tvmerge.methods.task_arithmetic import TASK_ARITHMETIC
+from tvmerge.methods.ties import TIES
 
-METHODS = {method.name: method for method in (LINEAR, TASK_ARITHMETIC, PASSTHROUGH)}
+METHODS = {
+    method.name: method
+    for method in (
+        LINEAR, TASK_ARITHMETIC, PASSTHROUGH, TIES, DARE_LINEAR, DARE_TIES, BREADCRUMBS,
+        BREADCRUMBS_TIES, SCE, RAM, SLERP, NUSLERP, MULTISLERP, KARCHER, MODEL_STOCK,
+    )
+}  # fmt: skip
 
 # Methods of mergekit 0.1.5 that have no function here yet.
 NOT_YET = frozenset(
-    {
-        "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della",
-        "della_linear", "karcher", "model_stock", "multislerp", "nearswap", "nuslerp", "ram",
-        "ramplus_tl", "sce", "slerp", "ties",
-    }
+    {"arcee_fusion", "della", "della_linear", "nearswap", "ramplus_tl"}
 )  # fmt: skip

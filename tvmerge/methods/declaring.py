@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledTensor
+    from tvmerge.decisions import Decision
 
 Scalar = float | bool
 
@@ -36,10 +37,18 @@ class Method:
     of_models: tuple[Parameter, ...] = ()
     of_merge: tuple[Parameter, ...] = ()
     needs_base: bool = False
+    may_have_base: bool = False  # which is then no model like the others, but their origin
     fewest_models: int = 1
     most_models: int | None = None
-    # One coefficient for each input of the tensor: what the engine sums.
-    coefficients: Callable[[AssembledTensor], Sequence[Fraction]]
+    # One coefficient for each input of the tensor, which the engine sums; or, where they cannot
+    # be known before the inputs are measured, what is then to be decided.
+    coefficients: Callable[[AssembledTensor], Sequence[Fraction]] | None = None
+    decision: Callable[[AssembledTensor], Decision] | None = None
+
+    @property
+    def uses_base(self) -> bool:
+        """Whether a base, where one is given, is the others' origin."""
+        return self.needs_base or self.may_have_base
 
     @property
     def parameters(self) -> dict[str, Parameter]:

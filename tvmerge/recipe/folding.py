@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from fractions import Fraction
 
 from tvmerge.algebra import Checkpoint
 from tvmerge.assembled import Assembled
-from tvmerge.assembly import AssembledTensor, Assembly
+from tvmerge.assembly import AssembledInput, AssembledTensor, Assembly
+from tvmerge.decisions import Consensus
+from tvmerge.errors import ConfigError
 from tvmerge.methods import METHODS
 from tvmerge.stored import Stored
 from tvmerge.sums import Operand, TensorSum, TensorSums
@@ -32,12 +34,56 @@ def fold(assembly: Assembly) -> Checkpoint | Assembled:
 
 
 def _sum(tensor: AssembledTensor, known: dict[Hashable, Sequence[Fraction]]) -> TensorSum:
+    if METHODS[tensor.method].decision is not None:
+        return _decided(tensor)
     terms: dict[Operand, Fraction] = {}
     for one, factor in zip(tensor.inputs, _coefficients(tensor, known), strict=True):
-        for operand, inner in one.model.terms(one.tensor).items():
+        for operand, inner in _terms(one, tensor).items():
             coefficient = factor if inner == 1 else factor * inner
             terms[operand] = terms[operand] + coefficient if operand in terms else coefficient
     return TensorSum(tensor.name, tensor.like, {o: c for o, c in terms.items() if c})
+
+
+def _terms(one: AssembledInput, tensor: AssembledTensor) -> Mapping[Operand, Fraction]:
+    """An input as the sum of stored tensors."""
+    stage = one.model.sums[one.tensor] if one.model.sums is not None else None
+    if stage is not None and stage.decision is not None:
+        raise ConfigError(
+            f"{tensor.name}: the stage {one.model.reference!r} is no sum of its inputs, and cannot "
+            "be an input before it has been written. Merge it first, and name its folder"
+        )
+    return one.model.terms(one.tensor)
+
+
+def _decided(tensor: AssembledTensor) -> TensorSum:
+    """What is read for a tensor, and what is decided then."""
+    method = METHODS[tensor.method]
+    assert method.decision is not None
+    places = [_stored(one, tensor) for one in tensor.inputs]
+    operands = tuple(dict.fromkeys((tensor.like, *places)))
+    numbers = {n: operands.index(place) for n, place in enumerate(places)}
+    decision = method.decision(tensor).renumbered(numbers)
+    if isinstance(decision, Consensus) and decision.base != 0:
+        raise ConfigError(
+            f"{tensor.name}: {tensor.method} here takes the base from {places[tensor.base or 0]}, "
+            f"but the layout from {tensor.like}. Name the same model for both"
+        )
+    if decision.is_base:
+        return TensorSum(tensor.name, tensor.like, {tensor.like: Fraction(1)})
+    return TensorSum(tensor.name, tensor.like, dict.fromkeys(operands, Fraction(1)), decision)
+
+
+def _stored(one: AssembledInput, tensor: AssembledTensor) -> Operand:
+    """The stored tensor that an input is."""
+    terms = {operand: c for operand, c in _terms(one, tensor).items() if c}
+    if len(terms) != 1 or set(terms.values()) != {1}:
+        raise ConfigError(
+            f"{tensor.name}: {tensor.method} measures its inputs, and cannot take the stage "
+            f"{one.model.reference!r} before it has been written. Merge it first, and name its "
+            "folder"
+        )
+    (operand,) = terms
+    return operand
 
 
 def _coefficients(
@@ -47,7 +93,9 @@ def _coefficients(
     of_inputs = tuple(tuple(one.parameters.items()) for one in tensor.inputs)
     key = (tensor.method, tensor.base, tuple(tensor.parameters.items()), of_inputs)
     if key not in known:
-        known[key] = METHODS[tensor.method].coefficients(tensor)
+        coefficients = METHODS[tensor.method].coefficients
+        assert coefficients is not None
+        known[key] = coefficients(tensor)
     return known[key]
 
 
@@ -57,6 +105,8 @@ def _whole(sums: TensorSums, donor: Stored) -> dict[Stored, Fraction] | None:
         return None
     found: dict[Stored, Fraction] | None = None
     for tensor in sums.tensors:
+        if tensor.decision is not None:
+            return None
         if any(operand.tensor != tensor.name for operand in (tensor.like, *tensor.terms)):
             return None
         terms = {operand.stored: c for operand, c in tensor.terms.items()}

@@ -204,7 +204,7 @@ def _faults_of_slice(
             what = f"{source.model} is listed twice. Give it one entry with the sum of weights"
             yield source.at, what
         seen.add((source.model, source.layers))
-        if method.needs_base and source.model == base:
+        if method.uses_base and source.model == base:
             continue
         counted += 1
         levels = (source.settings, part.settings, module.settings, document.settings)

@@ -208,7 +208,7 @@ class _Resolver:
     ) -> tuple[tuple[AssembledInput, ...], int | None]:
         """The inputs that have the tensor, with their parameters, and which of them is the base."""
         outer = (part.slice.settings, part.module.settings, self.document.settings)
-        wanted_base = part.base if self.method.needs_base else None
+        wanted_base = part.base if self.method.uses_base else None
         inputs: list[AssembledInput] = []
         base: int | None = None
         for model, source, tensor in zip(part.models, part.slice.sources, names, strict=True):

@@ -1,0 +1,55 @@
+"""What the methods that mask deltas have in common: their parameters, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tvmerge.decisions import Consensus, Delta, Keep
+from tvmerge.methods.declaring import Parameter
+
+if TYPE_CHECKING:
+    from tvmerge.assembly import AssembledInput, AssembledTensor
+
+WEIGHT = Parameter(name="weight", kind=float, required=True)
+DENSITY = Parameter(name="density", kind=float, default=1.0)
+LAMBDA = Parameter(name="lambda", kind=float, default=1.0)
+SEED = Parameter(name="seed", kind=float, default=0.0)
+# mergekit's way to save memory for masks that are not stored here.
+INT8_MASK = Parameter(name="int8_mask", kind=bool, default=False)
+_LEAST_DIVISOR = 1e-8
+
+
+def switch(name: str, *, default: bool) -> Parameter:
+    """A parameter that is true or false."""
+    return Parameter(name=name, kind=bool, default=default)
+
+
+def consensus_of(
+    tensor: AssembledTensor, keep: Callable[[AssembledInput, int], Keep], *, elect: bool
+) -> Consensus:
+    """The deltas of all inputs but the base; `keep` says which elements take part in each.
+
+    With `normalize` a sum without election is divided by the sum of |weight|.
+    """
+    assert tensor.base is not None
+    deltas = tuple(
+        Delta(number, float(one.parameters["weight"]), keep(one, number))
+        for number, one in enumerate(tensor.inputs)
+        if number != tensor.base
+    )
+    scale, normalize = float(tensor.parameters["lambda"]), bool(tensor.parameters["normalize"])
+    whole = sum(abs(delta.weight) for delta in deltas)
+    if normalize and not elect and whole >= _LEAST_DIVISOR:
+        scale /= whole
+    return Consensus(tensor.base, deltas, scale, elect=elect, normalize=normalize and elect)
+
+
+def elements_of(tensor: AssembledTensor) -> int:
+    """How many elements the tensor has."""
+    return tensor.like.slot.entry.elements
+
+
+def share(density: float, elements: int) -> int:
+    """`density` of the elements; at least one, unless the density is 0."""
+    return max(1, int(density * elements)) if density > 0 else 0

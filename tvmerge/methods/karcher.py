@@ -1,0 +1,69 @@
+"""The Karcher mean: the point of the sphere that is nearest to all models' directions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvmerge.decisions import Blend, Gram
+from tvmerge.methods.declaring import Method, Parameter
+from tvmerge.methods.sphere import along, norm, scaled, summed, towards, units
+
+if TYPE_CHECKING:
+    from tvmerge.assembly import AssembledTensor
+
+_MARGIN = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Karcher(Blend):
+    """`u * mean_k |x_k|`, u such that `sum_k log_u(x_k / |x_k|) = 0`, by fixed-point iteration.
+
+    Karcher, "Riemannian center of mass and mollifier smoothing", 1977. Models that are 0 are left
+    out.
+    """
+
+    most_steps: int = 10
+    tolerance: float = 1e-5
+
+    def weights(self, gram: Gram) -> list[float]:
+        """0 where all are 0; those of the straight mean where the directions cancel out."""
+        size = len(gram)
+        held = [k for k in range(size) if gram[k][k] > 0]
+        if not held:
+            return [0.0] * size
+        points = [units(gram)[k] for k in held]
+        mean = scaled(summed(points), 1 / len(held))
+        length = norm(gram, mean)
+        if length == 0:
+            return [1 / size] * size
+        mean = scaled(mean, 1 / length)
+        for _ in range(self.most_steps):
+            steps = [towards(gram, mean, unit, margin=_MARGIN) for unit in points]
+            tangent = scaled(summed(steps), 1 / len(held))
+            if norm(gram, tangent) < self.tolerance:
+                break
+            mean = along(gram, mean, tangent)
+            mean = scaled(mean, 1 / norm(gram, mean))
+        return scaled(mean, sum(math.sqrt(gram[k][k]) for k in held) / len(held))
+
+
+def karcher(tensor: AssembledTensor) -> Karcher:
+    """Of all models, with equal weights."""
+    return Karcher(
+        inputs=tuple(range(len(tensor.inputs))),
+        most_steps=int(tensor.parameters["max_iter"]),
+        tolerance=float(tensor.parameters["tol"]),
+    )
+
+
+KARCHER = Method(
+    name="karcher",
+    of_merge=(
+        Parameter(name="max_iter", kind=float, default=10.0),
+        Parameter(name="tol", kind=float, default=1e-5),
+    ),
+    fewest_models=2,
+    decision=karcher,
+)

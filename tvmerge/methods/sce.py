@@ -1,0 +1,40 @@
+"""SCE: the elements in which models differ most, weighted by energy, agreeing in sign."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tvmerge.decisions import Consensus, Delta, Keep
+from tvmerge.methods.declaring import Method, Parameter
+from tvmerge.methods.deltas import INT8_MASK, elements_of, share
+
+if TYPE_CHECKING:
+    from tvmerge.assembly import AssembledTensor
+
+
+def sce(tensor: AssembledTensor) -> Consensus:
+    """`base + sum_k w_k d_k m e_k / sum_k w_k m e_k`, w_k the share of (d_k m)^2 in all of them.
+
+    Wan et al., "FuseChat", arXiv 2408.07990: Select by variance (m: the `select_topk` share of the
+    elements whose deltas vary most), Calculate weights, Erase what is against the sign of
+    sum_k d_k m.
+    """
+    assert tensor.base is not None
+    topk = float(tensor.parameters["select_topk"])
+    largest = None if topk >= 1 else share(topk, elements_of(tensor))
+    others = [number for number in range(len(tensor.inputs)) if number != tensor.base]
+    if len(others) < 2:
+        largest = None  # one model's delta does not vary
+    keep = Keep(largest=largest, of_variance=largest is not None)
+    deltas = tuple(Delta(number, 1.0, keep) for number in others)
+    return Consensus(
+        tensor.base, deltas, elect=True, elect_first=True, normalize=True, by_energy=True
+    )
+
+
+SCE = Method(
+    name="sce",
+    of_merge=(Parameter(name="select_topk", kind=float, default=1.0), INT8_MASK),
+    needs_base=True,
+    decision=sce,
+)
