@@ -148,9 +148,9 @@ FAULTS = {
         "Methods that exist: linear, task_arithmetic, passthrough",
     ),
     "method to come": (
-        BASED.replace("task_arithmetic", "ties") + ONE,
+        BASED.replace("task_arithmetic", "nearswap") + ONE,
         1,
-        "ties is not supported yet",
+        "nearswap is not supported yet",
     ),
     "parameter of another method": (
         "merge_method: linear\n" + ONE + "parameters: {lambda: 0.5}\n",
