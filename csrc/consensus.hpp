@@ -27,13 +27,13 @@ constexpr Cut kNone{UINT32_MAX, 0};
 constexpr std::uint64_t kAlways = std::uint64_t{1} << 32;
 
 // An element is kept if it is in `outer`, is not in `inner`, and draws less than
-// `random_below` (Philox4x32-10, counted by its place in the tensor, keyed by `key`).
+// `random_below` (kernels_random.hpp).
 struct Keep {
   Cut outer = kAll, inner = kNone;
   // Whether the cuts rank the variance of all deltas rather than the delta itself.
   bool of_variance = false;
   std::uint64_t random_below = kAlways;
-  std::uint64_t key = 0;
+  std::uint64_t key = 0;  // of the random numbers
 };
 
 // One delta, sources[source] - sources[0], times `weight` and `gain`.

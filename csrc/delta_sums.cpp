@@ -54,10 +54,9 @@ std::vector<std::vector<DeltaSums>> delta_sums(
       const SliceTable::Slice slice = table.at(*unit);
       const DeltaSumsJob& job = jobs[slice.job];
       reader.read_terms(job.sources, slice.start, slice.length, terms);
-      for (std::size_t p = 0; p < job.parts.size(); ++p) {
-        parts[slice.job][slice.number * job.parts.size() + p] = kernels.delta_sums(
-            {terms.data(), terms.size(), &job.parts[p], slice.start, slice.length});
-      }
+      kernels.delta_sums({terms.data(), terms.size(), job.parts.data(), job.parts.size(),
+                          slice.start, slice.length,
+                          &parts[slice.job][slice.number * job.parts.size()]});
     }
     return true;
   };

@@ -80,13 +80,16 @@ struct KeyScan {
   std::uint64_t above = 0, ties = 0;
 };
 
-// One part's delta; `first` is the element of the tensor that the slice begins with.
+// Adds what it finds of every part to `sums`; `first` is the element of the tensor that
+// the slice begins with.
 struct DeltaSlice {
   const Term* terms;
   std::size_t term_count;
-  const Part* part;
+  const Part* parts;
+  std::size_t part_count;
   std::uint64_t first;
   std::size_t count;
+  DeltaSums* sums;
 };
 
 struct Kernels {
@@ -100,7 +103,7 @@ struct Kernels {
   // room for `count` and kTileElements more, and returns how many they are.
   std::size_t (*scan_keys)(const std::uint32_t* keys, std::size_t count, KeyScan& scan,
                            std::uint32_t* inside);
-  DeltaSums (*delta_sums)(const DeltaSlice&);
+  void (*delta_sums)(const DeltaSlice&);
   // How many bytes differ between a and b.
   std::size_t (*count_different)(const void* a, const void* b, std::size_t size_bytes);
   // Adds bytes that stand at `position` of their file to its digest (digest.hpp).

@@ -35,51 +35,55 @@ void with_bands(const Keep& keep, std::uint64_t first, std::size_t count, Use&& 
   }
 }
 
-// What decides beside a delta's own magnitude, where anything does.
-struct Deciders {
-  alignas(64) std::uint32_t numbers[kTile];
+// A tile of all terms; the variance of their deltas is there if a part asks for it.
+struct ConsensusTile {
+  const Term* terms;
+  std::uint64_t first;  // the element of the tensor that it begins with
+  std::size_t start, count;
   alignas(64) float variance[kTile];
-  bool random, of_variance;
 
-  Deciders(const Term* terms, std::size_t term_count, const Keep& keep,
-           std::uint64_t first, std::size_t start, std::size_t count)
-      : random(keep.random_below < kAlways), of_variance(keep.of_variance) {
-    if (random) draw_tile(keep.key, first, numbers);
-    if (of_variance) variance_tile(terms, term_count, start, count, variance);
+  ConsensusTile(const Term* terms, std::size_t term_count, const Part* parts,
+                std::size_t part_count, std::uint64_t first, std::size_t start,
+                std::size_t count)
+      : terms(terms), first(first), start(start), count(count) {
+    if (std::any_of(parts, parts + part_count,
+                    [](const Part& part) { return part.keep.of_variance; }))
+      variance_tile(terms, term_count, start, count, variance);
   }
 };
 
 // value[i] = factor * value[i] where it is kept, else 0; sum[i] += value[i].
 template <bool Random, bool OfVariance, typename Sum>
-void mask_values(const Keep& keep, const Deciders& deciders, std::uint64_t first,
-                 std::size_t count, Sum factor, Sum* __restrict value,
-                 Sum* __restrict sum) {
+void mask_values(const ConsensusTile& tile, const Keep& keep, Sum factor,
+                 Sum* __restrict value, Sum* __restrict sum) {
+  alignas(64) std::uint32_t numbers[kTile];
+  if constexpr (Random) draw_tile(keep.key, tile.first, numbers);
   const auto random_below = static_cast<std::uint32_t>(keep.random_below);
-  const std::uint32_t* __restrict const numbers = deciders.numbers;
-  const float* __restrict const variance = deciders.variance;
-  with_bands(keep, first, count, [=](std::size_t begin, std::size_t end, Band band) {
-    for (std::size_t i = begin; i < end; ++i) {
-      const float ranked = OfVariance ? variance[i] : static_cast<float>(value[i]);
-      const Key key = ops::bits_of(ranked) & 0x7fffffffu;
-      bool kept = (key >= band.at_least) & (key < band.below);
-      if constexpr (Random) kept = kept & (numbers[i] < random_below);
-      value[i] = kept ? factor * value[i] : Sum{0};
-      sum[i] += value[i];
-    }
-  });
+  const float* __restrict const variance = tile.variance;
+  const std::uint32_t* __restrict const drawn = numbers;
+  with_bands(
+      keep, tile.first, tile.count, [=](std::size_t begin, std::size_t end, Band band) {
+        for (std::size_t i = begin; i < end; ++i) {
+          const float ranked = OfVariance ? variance[i] : static_cast<float>(value[i]);
+          const Key key = ops::bits_of(ranked) & 0x7fffffffu;
+          bool kept = (key >= band.at_least) & (key < band.below);
+          if constexpr (Random) kept = kept & (drawn[i] < random_below);
+          value[i] = kept ? factor * value[i] : Sum{0};
+          sum[i] += value[i];
+        }
+      });
 }
 
 // Turns the deltas in `value` into what takes part of them, and adds it to `sum`.
 template <typename Sum>
-void keep_values(const Term* terms, std::size_t term_count, const Part& part,
-                 double factor, std::uint64_t first, std::size_t start, std::size_t count,
-                 Sum* value, Sum* sum) {
-  const Deciders deciders(terms, term_count, part.keep, first, start, count);
+void keep_values(const ConsensusTile& tile, const Keep& keep, double factor, Sum* value,
+                 Sum* sum) {
+  const bool random = keep.random_below < kAlways;
   auto* mask = mask_values<false, false, Sum>;
-  if (deciders.random && deciders.of_variance) mask = mask_values<true, true, Sum>;
-  if (deciders.random && !deciders.of_variance) mask = mask_values<true, false, Sum>;
-  if (!deciders.random && deciders.of_variance) mask = mask_values<false, true, Sum>;
-  mask(part.keep, deciders, first, count, static_cast<Sum>(factor), value, sum);
+  if (random && keep.of_variance) mask = mask_values<true, true, Sum>;
+  if (random && !keep.of_variance) mask = mask_values<true, false, Sum>;
+  if (!random && keep.of_variance) mask = mask_values<false, true, Sum>;
+  mask(tile, keep, static_cast<Sum>(factor), value, sum);
 }
 
 // Of the values that take part, the sum and the weights. `Parts` is their number, or 0
@@ -135,14 +139,15 @@ void consensus_sum(const ConsensusSlice& slice, std::size_t start, std::size_t c
   alignas(64) Sum base[kTile], weight[kTile];
   decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
   std::fill_n(sum, count, Sum{0});
-  const std::uint64_t first = consensus.first + slice.first + start;
+  const ConsensusTile tile(slice.terms, slice.term_count, consensus.parts.data(),
+                           consensus.parts.size(), consensus.first + slice.first + start,
+                           start, count);
   for (std::size_t k = 0; k < consensus.parts.size(); ++k) {
     const Part& part = consensus.parts[k];
     Sum* const value = values + k * kTile;
     deltas_of(slice.terms[part.source], base, start, count, value);
     const double factor = consensus.elect_first ? part.gain : part.weight * part.gain;
-    keep_values(slice.terms, slice.term_count, part, factor, first, start, count, value,
-                sum);
+    keep_values(tile, part.keep, factor, value, sum);
   }
   if (consensus.elect || consensus.normalize)
     elect_tile(consensus, values, count, sum, weight);
@@ -175,23 +180,23 @@ void consensus(const ConsensusSlice& slice) {
   }
 }
 
-DeltaSums delta_sums_tile(const DeltaSlice& slice, std::size_t start, std::size_t count) {
+// What one part's delta adds, from a tile of the base in Sum.
+template <typename Sum>
+DeltaSums part_sums(const ConsensusTile& tile, const Part& part, const Sum* base) {
   using V = Vectors<double>;
-  alignas(64) double base[kTile], all[kTile]{}, kept[kTile]{}, unused[kTile]{};
-  decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
-  deltas_of(slice.terms[slice.part->source], base, start, count, kept);
-  std::copy_n(kept, count, all);
-  keep_values(slice.terms, slice.term_count, *slice.part, 1, slice.first + start, start,
-              count, kept, unused);
-  for (std::size_t i = 0; i < count; ++i) {
-    all[i] = std::fabs(all[i]);
-    kept[i] = std::fabs(kept[i]);
-  }
+  alignas(64) Sum all[kTile]{}, kept[kTile]{}, unused[kTile]{};
+  deltas_of(tile.terms[part.source], base, tile.start, tile.count, kept);
+  std::copy_n(kept, tile.count, all);
+  keep_values(tile, part.keep, 1, kept, unused);
   V::Vector sum[kRegisters]{}, kept_sum[kRegisters]{}, square[kRegisters]{};
   for (std::size_t i = 0; i < kTile; i += V::kLanes) {
     for (std::size_t r = 0; r < kRegisters; ++r) {
-      const V::Vector value = V::load(kept + i + r * V::kWidth);
-      sum[r] += V::load(all + i + r * V::kWidth);
+      V::Vector value, whole;
+      for (std::size_t lane = 0; lane < V::kWidth; ++lane) {
+        value[lane] = std::fabs(static_cast<double>(kept[i + r * V::kWidth + lane]));
+        whole[lane] = std::fabs(static_cast<double>(all[i + r * V::kWidth + lane]));
+      }
+      sum[r] += whole;
       kept_sum[r] += value;
       square[r] += value * value;
     }
@@ -199,11 +204,25 @@ DeltaSums delta_sums_tile(const DeltaSlice& slice, std::size_t start, std::size_
   return {V::total(sum), V::total(kept_sum), V::total(square)};
 }
 
-DeltaSums delta_sums(const DeltaSlice& slice) {
-  DeltaSums sums;
-  for (std::size_t start = 0; start < slice.count; start += kTile)
-    sums += delta_sums_tile(slice, start, std::min(kTile, slice.count - start));
-  return sums;
+template <typename Sum>
+void delta_sums_in(const DeltaSlice& slice) {
+  alignas(64) Sum base[kTile];
+  for (std::size_t start = 0; start < slice.count; start += kTile) {
+    const std::size_t count = std::min(kTile, slice.count - start);
+    decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
+    const ConsensusTile tile(slice.terms, slice.term_count, slice.parts, slice.part_count,
+                             slice.first + start, start, count);
+    for (std::size_t p = 0; p < slice.part_count; ++p)
+      slice.sums[p] += part_sums(tile, slice.parts[p], base);
+  }
+}
+
+// In float32, and in float64 where an input is.
+void delta_sums(const DeltaSlice& slice) {
+  const bool wide =
+      std::any_of(slice.terms, slice.terms + slice.term_count,
+                  [](const Term& term) { return term.dtype == Dtype::f64; });
+  wide ? delta_sums_in<double>(slice) : delta_sums_in<float>(slice);
 }
 
 }  // namespace

@@ -58,15 +58,15 @@ def largest(magnitudes: np.ndarray, rank: int) -> np.ndarray:
 
 
 def philox(key: int, count: int) -> np.ndarray:
-    """`count` numbers of Philox4x32-10 for counters 0, 1, ... (Salmon et al., 2011)."""
-    counters = np.arange(-(-count // 4), dtype=np.uint64)
+    """The numbers of `count` elements: Philox4x32-10 (Salmon et al., 2011), tile by tile.
+
+    Element i of a tile of 1024 takes number i // 256 of the tile's counter i % 256.
+    """
+    tiles = -(-count // 1024)
     low = np.uint64(0xFFFF_FFFF)
-    c = [
-        counters & low,
-        counters >> np.uint64(32),
-        np.zeros_like(counters),
-        np.zeros_like(counters),
-    ]
+    counters = np.arange(tiles * 256, dtype=np.uint64)
+    zero = np.zeros_like(counters)
+    c = [counters & low, counters >> np.uint64(32), zero, zero]
     k = [key & 0xFFFF_FFFF, key >> 32]
     for _ in range(10):
         one, two = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
@@ -75,4 +75,5 @@ def philox(key: int, count: int) -> np.ndarray:
             one >> np.uint64(32) ^ c[3] ^ np.uint64(k[1]), one & low,
         ]  # fmt: skip
         k = [(k[0] + 0x9E3779B9) & 0xFFFF_FFFF, (k[1] + 0xBB67AE85) & 0xFFFF_FFFF]
-    return np.stack(c, axis=1).reshape(-1)[:count].astype(np.uint32)
+    words = np.stack(c).reshape(4, tiles, 256).swapaxes(0, 1)
+    return words.reshape(-1)[:count].astype(np.uint32)

@@ -115,7 +115,7 @@ def test_values_are_summed_elected_and_normalized(
 
 def test_random_numbers_are_philox() -> None:
     """The known answer of the authors' own library for counter 0 and key 0."""
-    assert [hex(n) for n in philox(0, 4)] == [
+    assert [hex(n) for n in philox(0, 1024)[::256]] == [
         "0x6627e8d5",
         "0xe169c58d",
         "0xbc57ac4c",
@@ -201,7 +201,7 @@ def test_sums_of_deltas_are_exact_and_the_same_for_any_threads(tmp_path: Path) -
         tuple(_core.delta_sums(paths, [job], threads=n, buffer_bytes=1 << 24, isa=isa)[0][0])
         for n, isa in itertools.product((1, 2, 5), ISAS)
     }
-    delta = np.abs(decode(tuned) - decode(base))
+    delta = np.abs(decode(tuned) - decode(base)).astype(np.float32).astype(np.float64)
     kept = delta * (philox(5, SIZE) < 1 << 31)
     (sums,) = found
     assert sums == pytest.approx((delta.sum(), kept.sum(), (kept**2).sum()), rel=1e-12)
