@@ -192,8 +192,7 @@ class Selecting {
           found[q].bins = bins(memory, q, states_[j]->searches[q]);
       }
       reader.read_terms(jobs_[j].sources, slice.start, slice.length, terms);
-      for (std::size_t q = 0; q < found.size(); ++q)
-        scan(jobs_[j], q, terms, slice, states_[j]->searches[q], found[q], memory);
+      scan_slice(j, terms, slice, found, memory);
       ++seen;
     }
     hand_over();
@@ -209,18 +208,28 @@ class Selecting {
     return first;
   }
 
-  void scan(const SelectJob& job, std::size_t query, const std::vector<Term>& terms,
-            const SliceTable::Slice& slice, Search& search, Search::Found& found,
-            unsigned char* memory) const {
-    if (search.done()) return;
-    const Key* const keys = keys_of(job, job.queries[query], terms, slice.length, memory);
+  // Queries of the same source come one behind the other, and share its keys.
+  void scan_slice(std::size_t j, const std::vector<Term>& terms,
+                  const SliceTable::Slice& slice, std::vector<Search::Found>& found,
+                  unsigned char* memory) const {
     auto* const inside =
         reinterpret_cast<Key*>(memory + scratch_.read_bytes + Scratch::kKeyBytes);
-    KeyScan scan = search.scan();
-    const std::size_t count = kernels_.scan_keys(keys, slice.length, scan, inside);
-    found.above += scan.above;
-    search.note_ties(slice.number, scan.ties);  // a slice is one thread's
-    for (std::size_t i = 0; i < count; ++i) ++found.bins[search.bin(inside[i])];
+    const Key* keys = nullptr;
+    std::int32_t source = 0;
+    for (std::size_t q = 0; q < found.size(); ++q) {
+      const Query& query = jobs_[j].queries[q];
+      Search& search = states_[j]->searches[q];
+      if (search.done()) continue;
+      if (keys == nullptr || query.source != source) {
+        keys = keys_of(jobs_[j], query, terms, slice.length, memory);
+        source = query.source;
+      }
+      KeyScan scan = search.scan();
+      const std::size_t count = kernels_.scan_keys(keys, slice.length, scan, inside);
+      found[q].above += scan.above;
+      search.note_ties(slice.number, scan.ties);  // a slice is one thread's
+      for (std::size_t i = 0; i < count; ++i) ++found[q].bins[search.bin(inside[i])];
+    }
   }
 
   static void hand_over(Progressing& state, std::vector<Search::Found>& found,

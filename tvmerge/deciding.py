@@ -169,20 +169,24 @@ def _cuts(wanted: _Wanted, engine: _Engine) -> list[list[_Cuts]]:
         for n, (_, consensus) in enumerate(wanted)
         if any(delta.keep.ranked for delta in consensus.deltas)
     ]
+    queries = [_queries(wanted[n][1], wanted[n][0].job.elements) for n in ranked]
+    unique = [sorted(set(held)) for held in queries]
     jobs = [
         _core.SelectJob(
             sources=engine.sources(wanted[n][0].job),
             elements=wanted[n][0].job.elements,
-            queries=_queries(wanted[n][1], wanted[n][0].job.elements),
+            queries=held,
         )
-        for n in ranked
+        for n, held in zip(ranked, unique, strict=True)
     ]
-    for n, flat in zip(ranked, engine.run(_core.select, jobs), strict=True):
-        found = list(zip(flat[::2], flat[1::2], strict=True))
-        deltas = wanted[n][1].deltas
+    found = engine.run(_core.select, jobs)
+    for n, asked, held, answers in zip(ranked, queries, unique, found, strict=True):
+        cut_of = dict(zip(held, answers, strict=True))
+        flat = [cut_of[query] for query in asked]
+        pairs = zip(flat[::2], flat[1::2], strict=True)
         cuts[n] = [
             pair if delta.keep.ranked else unranked
-            for delta, pair, unranked in zip(deltas, found, cuts[n], strict=True)
+            for delta, pair, unranked in zip(wanted[n][1].deltas, pairs, cuts[n], strict=True)
         ]
     return cuts
 
