@@ -47,7 +47,7 @@ class Search {
   void place(const Key* keys, std::uint64_t start);
 
  private:
-  enum class State { scanning, placing, done };
+  enum class State : std::uint8_t { scanning, placing, done };
 
   void search_in(Key low, Key high, Key tie);
   void finish(Key key, std::uint64_t ties_end);
