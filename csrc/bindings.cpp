@@ -288,14 +288,13 @@ PYBIND11_MODULE(_core, module) {
       py::arg("progress") = py::none());
 
   py::class_<SelectJob>(module, "SelectJob")
-      .def(py::init(
-               [](std::vector<Source> sources, std::uint64_t elements,
-                  const std::vector<std::pair<std::int32_t, std::uint64_t>>& queries) {
-                 SelectJob job{std::move(sources), elements, {}};
-                 for (const auto& [source, rank] : queries)
-                   job.queries.push_back({source, rank});
-                 return job;
-               }),
+      .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
+                       const std::vector<std::pair<std::int32_t, Rank>>& queries) {
+             SelectJob job{std::move(sources), elements, {}};
+             for (const auto& [source, rank] : queries)
+               job.queries.push_back({source, rank});
+             return job;
+           }),
            py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("queries"));
 
   module.def(

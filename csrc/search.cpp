@@ -3,17 +3,30 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 
 namespace tvmerge {
 
-Search::Search(std::uint64_t rank, std::uint64_t elements, std::uint64_t slices)
-    : rank_(rank), elements_(elements), ties_(slices) {
-  if (rank == 0)
-    finish(UINT32_MAX, 0);
-  else if (rank >= elements)
-    finish(0, elements);
+Search::Search(const Rank& rank, std::uint64_t elements, std::uint64_t slices)
+    : elements_(elements), ties_(slices) {
+  search_in(0, kHighest, 0);
+  if (const double* const share = std::get_if<double>(&rank))
+    share_ = std::clamp(*share, 0.0, 1.0);
   else
-    search_in(0, kHighest, 0);
+    settle(std::get<std::uint64_t>(rank));
+  if (elements == 0) settle(0);
+}
+
+std::uint64_t Search::rank_of_share(std::uint64_t zeros) const {
+  return static_cast<std::uint64_t>(share_.value_or(0) *
+                                    static_cast<double>(elements_ - zeros));
+}
+
+void Search::settle(std::uint64_t rank) {
+  rank_ = rank;
+  share_.reset();
+  if (rank == 0) finish(UINT32_MAX, 0);
+  if (rank > 0 && rank >= elements_) finish(0, elements_);
 }
 
 void Search::search_in(Key low, Key high, Key tie) {
@@ -36,8 +49,15 @@ void Search::finish(Key key, std::uint64_t ties_end) {
 void Search::bracket(std::vector<Key>& sample) {
   if (done() || sample.empty()) return;
   const auto size = static_cast<double>(sample.size());
-  const double share = static_cast<double>(rank_) / static_cast<double>(elements_);
   const bool whole = sample.size() == elements_;
+  if (share_) {
+    const auto zeros = std::count(sample.begin(), sample.end(), Key{0});
+    const double held = static_cast<double>(elements_) / size;
+    rank_ = rank_of_share(static_cast<std::uint64_t>(static_cast<double>(zeros) * held));
+    if (whole) settle(rank_);
+    if (done()) return;
+  }
+  const double share = static_cast<double>(rank_) / static_cast<double>(elements_);
   // Eight standard deviations of a fair sample: neighbours are alike, so it is less fair.
   const double margin = whole ? 0 : 8 * std::sqrt(size * share * (1 - share)) + 2;
   const double middle = whole ? static_cast<double>(rank_ - 1) : size * share;
@@ -48,7 +68,8 @@ void Search::bracket(std::vector<Key>& sample) {
   };
   const Key high = middle - margin < 0 ? kHighest : key_at(middle - margin);
   const Key low = middle + margin >= size ? 0 : key_at(middle + margin);
-  search_in(low, high, key_at(std::min(middle, size - 1)));
+  // Until they are counted, zeros are what is counted apart.
+  search_in(low, high, share_ ? 0 : key_at(std::min(middle, size - 1)));
 }
 
 void Search::add(const Found& found) {
@@ -58,6 +79,10 @@ void Search::add(const Found& found) {
 }
 
 void Search::narrow() {
+  if (share_) {
+    settle(rank_of_share(std::accumulate(ties_.begin(), ties_.end(), std::uint64_t{0})));
+    if (done()) return;
+  }
   if (rank_ <= above_) return search_in(high_ + 1, kHighest, high_ + 1);
   std::uint64_t before = above_;
   for (std::size_t b = bins_.size(); b-- > 0;) {

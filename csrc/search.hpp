@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "kernels.hpp"
@@ -15,7 +16,7 @@ class Search {
   static constexpr std::size_t kBins = std::size_t{1} << 18;
   static constexpr Key kHighest = 0x7fffffffu;
 
-  Search(std::uint64_t rank, std::uint64_t elements, std::uint64_t slices);
+  Search(const Rank& rank, std::uint64_t elements, std::uint64_t slices);
 
   [[nodiscard]] bool done() const { return state_ == State::done; }
   [[nodiscard]] Cut cut() const { return cut_; }
@@ -49,12 +50,16 @@ class Search {
  private:
   enum class State : std::uint8_t { scanning, placing, done };
 
+  // A rank that was given as a share, where so many keys are 0.
+  [[nodiscard]] std::uint64_t rank_of_share(std::uint64_t zeros) const;
+  void settle(std::uint64_t rank);
   void search_in(Key low, Key high, Key tie);
   void finish(Key key, std::uint64_t ties_end);
   // `count` elements with this key belong to the cut, of `all` that have it.
   void found_key(Key key, std::uint64_t count, std::uint64_t all);
 
-  std::uint64_t rank_, elements_;
+  std::uint64_t rank_ = 0, elements_;
+  std::optional<double> share_;  // until the elements that are not 0 are counted
   State state_ = State::scanning;
   Key low_ = 0, high_ = kHighest, tie_ = 0;
   unsigned shift_ = 0;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "consensus.hpp"
@@ -16,9 +17,11 @@ namespace tvmerge {
 // (from float64 where one of them is), or with kVariance the population variance of all
 // deltas.
 constexpr std::int32_t kVariance = -1;
+// How many elements: a number, or a share (rounded down) of those whose key is not 0.
+using Rank = std::variant<std::uint64_t, double>;
 struct Query {
   std::int32_t source;
-  std::uint64_t rank;
+  Rank rank;
 };
 struct SelectJob {
   std::vector<Source> sources;

@@ -41,11 +41,11 @@ def exponential(start: np.ndarray, tangent: np.ndarray) -> np.ndarray:
 
 
 def multislerp(vectors: Vectors, weights: Sequence[float]) -> np.ndarray:
-    """One Riemannian step from the projected straight mean, with the mean norm."""
+    """As mergekit has it, the step along the projections on the tangent included; mean norm."""
     units = [v / np.linalg.norm(v) for v in vectors]
     mean = sum(w * u for w, u in zip(weights, units, strict=True))
     mean = mean / np.linalg.norm(mean)
-    step = sum(w * logarithm(mean, u) for w, u in zip(weights, units, strict=True))
+    step = sum(w * (u - (u @ mean) * mean) for w, u in zip(weights, units, strict=True))
     size = sum(w * np.linalg.norm(v) for w, v in zip(weights, vectors, strict=True))
     return np.asarray(size * exponential(mean, np.asarray(step)))
 

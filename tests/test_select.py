@@ -43,7 +43,7 @@ def select(
     folder: Path,
     arrays: Sequence[np.ndarray],
     dtypes: Sequence[str],
-    queries: Sequence[tuple[int, int]],
+    queries: Sequence[tuple[int, int | float]],
     **options: object,
 ) -> list[tuple[int, int]]:
     paths, sources = [], []
@@ -91,6 +91,30 @@ def test_a_cut_keeps_the_largest_and_of_equal_ones_the_first(
     assert all(answer == answers[ISAS[0]] for answer in answers.values())
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["usual", "few", "tail"])
+def test_a_share_is_one_of_the_elements_that_are_not_0(
+    tmp_path: Path, kind: str, size: int
+) -> None:
+    base = values("few" if kind == "few" else "usual", "F32", size, 0)
+    moved = values("few" if kind == "few" else "usual", "F32", size, 1)
+    still = np.random.default_rng(2).random(size) < 0.7
+    if kind == "tail":  # the sample's chunks are no measure of how many are 0
+        still = np.arange(size) % 4_800 < 600
+    tuned = [np.where(still, base, moved), np.where(still, base, base + moved)]
+    shares = (0.0, 0.001, 0.3, 0.97, 1.0)
+    queries = [(source, share) for source in (1, VARIANCE) for share in shares]
+    answers = [
+        select(tmp_path, [base, *tuned], ["F32"] * 3, queries, isa=isa, threads=threads)
+        for isa, threads in zip(ISAS, (2, 1, 7), strict=False)
+    ]
+    for (source, share), cut in zip(queries, answers[0], strict=True):
+        ranked = keys(base, tuned, source)
+        expected = largest(ranked, int(share * np.count_nonzero(ranked)))
+        assert np.array_equal(chosen_by(ranked, cut), expected), (source, share)
+    assert all(answer == answers[0] for answer in answers)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_inputs_may_have_any_dtype(tmp_path: Path, dtype: str) -> None:
     base, tuned = values("usual", "F32", 40_000, 0), values("usual", dtype, 40_000, 1)
@@ -107,6 +131,12 @@ def test_where_the_sample_sees_nothing_of_the_tail_the_cut_is_still_exact(tmp_pa
     (cut,) = select(tmp_path, [np.zeros_like(tuned), tuned], ["F32"] * 2, [(1, 2_000)])
     ranked = keys(np.zeros_like(tuned), [tuned], 1)
     assert np.array_equal(chosen_by(ranked, cut), largest(ranked, 2_000))
+
+
+def test_a_share_of_no_elements_is_none(tmp_path: Path) -> None:
+    assert select(tmp_path, [np.zeros(0, np.float32)] * 2, ["F32"] * 2, [(1, 0.5)]) == [
+        (2**32 - 1, 0)
+    ]
 
 
 def test_a_query_of_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:

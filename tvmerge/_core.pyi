@@ -76,7 +76,11 @@ class MeasureJob:
 
 class SelectJob:
     def __init__(
-        self, *, sources: Sequence[Source], elements: int, queries: Sequence[tuple[int, int]]
+        self,
+        *,
+        sources: Sequence[Source],
+        elements: int,
+        queries: Sequence[tuple[int, int | float]],
     ) -> None: ...
 
 class DeltaSumsJob:

@@ -225,13 +225,14 @@ def _gains(
     return gains
 
 
-def _queries(consensus: Consensus, elements: int) -> list[tuple[int, int]]:
+def _queries(consensus: Consensus, elements: int) -> list[tuple[int, int | float]]:
     """Two cuts a delta: what is in, and what of it is not."""
-    queries = []
+    queries: list[tuple[int, int | float]] = []
     for delta in consensus.deltas:
         source = _VARIANCE if delta.keep.of_variance else delta.source
         largest = elements if delta.keep.largest is None else delta.keep.largest
-        queries += [(source, largest), (source, delta.keep.but_largest)]
+        outer = largest if delta.keep.share is None else float(delta.keep.share)
+        queries += [(source, outer), (source, delta.keep.but_largest)]
     return queries
 
 

@@ -22,6 +22,7 @@ class Keep:
     """
 
     largest: int | None = None  # this many; None: all
+    share: float | None = None  # in its place: this share, below 1, of those that are not 0
     but_largest: int = 0  # of which so many of the very largest do not
     of_variance: bool = False
     above: float | None = None  # those of a larger magnitude; in place of ranks
@@ -32,7 +33,7 @@ class Keep:
     @property
     def ranked(self) -> bool:
         """Whether magnitudes have to be measured."""
-        return self.largest is not None or self.but_largest > 0
+        return self.largest is not None or self.share is not None or self.but_largest > 0
 
 
 @dataclass(frozen=True, slots=True)

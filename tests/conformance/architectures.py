@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "vocab_size": 40}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -31,6 +36,43 @@ def build(architecture: str, folder: Path, *, seed: int, as_saved: bool = False)
     held = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         held.pop("lm_head.weight")
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def build_near(base: Path, folder: Path, *, seed: int, only: str = "", by: float = 0.02) -> Path:
+    """Save the model of `base` with a third of its elements moved a little, as fine-tunes do.
+
+    With `only`, in tensors whose name has that part; each of these changes.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    generator = torch.Generator().manual_seed(seed)
+    held = load_file(base / "model.safetensors")
+    for name, tensor in held.items():
+        moved = torch.rand(tensor.shape, generator=generator) < 1 / 3
+        moved.view(-1)[0] = True
+        if only in name:
+            tensor += by * moved * torch.randn(tensor.shape, generator=generator)
+    return _like(base, folder, held)
+
+
+def build_hollow(base: Path, folder: Path, *, only: str) -> Path:
+    """Save the model of `base` with 0 in all tensors whose name has a part."""
+    from safetensors.torch import load_file
+
+    held = load_file(base / "model.safetensors")
+    for name, tensor in held.items():
+        if only in name:
+            tensor.zero_()
+    return _like(base, folder, held)
+
+
+def _like(base: Path, folder: Path, held: dict[str, torch.Tensor]) -> Path:
+    from safetensors.torch import save_file
+
+    shutil.copytree(base, folder)
     save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 

@@ -1,4 +1,10 @@
-"""Recipes that mergekit 0.1.5 and tvmerge must give the same meaning; models base, a and b."""
+"""Recipes that mergekit 0.1.5 and tvmerge must give the same meaning; models base, a and b.
+
+Those of each merge method are in method_recipes.py.
+"""
+
+from conformance.method_recipes import METHOD_RECIPES
+from conformance.method_recipes import SLICES as MASKED_SLICES
 
 GRADIENT = """
 merge_method: linear
@@ -111,6 +117,7 @@ RECIPES = {
     "scaled layers": SCALED,
     "slices of several models": SLICES,
     "slices on a base": BASED_SLICES,
+    "slices of masked deltas": MASKED_SLICES,
 }
 # Parts of tensor names to filter by: of the first kind's layers, and of the second's.
 FILTERED = {
@@ -125,5 +132,5 @@ UNSTACKED = ("a gradient", "filters")
 CASES = [
     (architecture, name)
     for architecture in FILTERED
-    for name in (UNSTACKED if architecture == "qwen2" else RECIPES)
+    for name in (*(UNSTACKED if architecture == "qwen2" else RECIPES), *METHOD_RECIPES)
 ]

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from checkpoints import read_model
 from conformance.architectures import build as build_model
+from conformance.architectures import build_hollow, build_near
+from conformance.method_recipes import DIFFERENT, METHOD_RECIPES, RANDOM
 from conformance.recipes import CASES, FILTERED, RECIPES, STAGES
 
 from tvmerge.recipe import build, load_recipe
@@ -38,15 +40,28 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def merged(architecture: str, folder: Path) -> Path:
     """Models, recipes, and beside them what mergekit makes of these."""
-    for seed, name in enumerate(("base", "a", "b")):
-        build_model(architecture, folder / name, seed=seed)
     first, second = FILTERED[architecture]
-    for name in [name for one, name in CASES if one == architecture]:
-        text = RECIPES[name].replace("FIRST", first).replace("SECOND", second)
-        (folder / f"{name}.yaml").write_text(text)
+    build_models(architecture, folder, part=first)
+    for name, text in {**RECIPES, **METHOD_RECIPES, **DIFFERENT, **RANDOM}.items():
+        if (architecture, name) in CASES or name not in RECIPES:
+            text = text.replace("FIRST", first).replace("SECOND", second)
+            (folder / f"{name}.yaml").write_text(text)
     assert PYTHON is not None
     subprocess.run([PYTHON, RUNNER, "."], cwd=folder, check=True, timeout=500, env=OFFLINE)
     return folder
+
+
+def build_models(architecture: str, folder: Path, *, part: str) -> None:
+    """The models that the recipes name."""
+    base = folder / "base"
+    for seed, name in enumerate(("base", "a", "b", "c")):
+        build_model(architecture, folder / name, seed=seed)
+        if name != "base":
+            build_near(base, folder / f"near_{name}", seed=seed)
+    build_near(base, folder / "part", seed=4, only=part)
+    build_near(base, folder / "tiny_a", seed=5, by=1e-3)
+    build_near(base, folder / "tiny_b", seed=6, by=1e-4)
+    build_hollow(base, folder / "hollow", only=part)
 
 
 @pytest.mark.parametrize(("architecture", "name"), CASES)
@@ -60,6 +75,38 @@ def test_a_recipe_gives_the_tensors_of_mergekit(
     folder = folders(architecture)
     monkeypatch.chdir(folder)
     assert_same_merge(Path(f"{name}.yaml"), tmp_path / "out", folder / f"{name}.out")
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_what_is_said_to_differ_does(
+    name: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ours is instead, tests/test_different_on_purpose.py says."""
+    folder = folders("llama")
+    monkeypatch.chdir(folder)
+    with pytest.raises(AssertionError, match="relative difference"):
+        assert_same_merge(Path(f"{name}.yaml"), tmp_path / "out", folder / f"{name}.out")
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_what_is_drawn_at_random_has_the_same_share_and_norm(
+    name: str, folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folders("llama")
+    monkeypatch.chdir(folder)
+    build(load_recipe(Path(f"{name}.yaml"))).save(tmp_path / "out")
+    base, tuned = read_model(Path("base")), read_model(Path("a"))
+    for out in (read_model(tmp_path / "out"), read_model(Path(f"{name}.out"))):
+        kept = elements = 0
+        for tensor, start in base.items():
+            whole = 0.5 * (tuned[tensor].astype(np.float64) - start)
+            part = out[tensor].astype(np.float64) - start
+            mask = np.abs(part) > 1e-4 * np.abs(whole)
+            gain = 1.0 if "not" in name else np.abs(whole).sum() / np.abs(whole[mask]).sum()
+            assert np.allclose(part, gain * whole * mask, rtol=1e-4, atol=1e-6)
+            kept, elements = kept + mask.sum(), elements + mask.size
+        # Five standard deviations.
+        assert abs(kept / elements - 0.4) < 5 * (0.4 * 0.6 / elements) ** 0.5
 
 
 def test_stages_give_the_tensors_of_mergekit_multi(

@@ -20,8 +20,8 @@ _MARGIN = 1e-12
 class Karcher(Blend):
     """`u * mean_k |x_k|`, u such that `sum_k log_u(x_k / |x_k|) = 0`, by fixed-point iteration.
 
-    Karcher, "Riemannian center of mass and mollifier smoothing", 1977. Models that are 0 are left
-    out.
+    Karcher, "Riemannian center of mass and mollifier smoothing", 1977. Models that are 0 (of a norm
+    up to the tolerance) have no direction, and count in the mean norm only.
     """
 
     most_steps: int = 10
@@ -30,13 +30,14 @@ class Karcher(Blend):
     def weights(self, gram: Gram) -> list[float]:
         """0 where all are 0; those of the straight mean where the directions cancel out."""
         size = len(gram)
-        held = [k for k in range(size) if gram[k][k] > 0]
+        lengths = [math.sqrt(gram[k][k]) for k in range(size)]
+        held = [k for k in range(size) if lengths[k] > self.tolerance]
         if not held:
             return [0.0] * size
         points = [units(gram)[k] for k in held]
         mean = scaled(summed(points), 1 / len(held))
         length = norm(gram, mean)
-        if length == 0:
+        if length == 0 or length < self.tolerance:
             return [1 / size] * size
         mean = scaled(mean, 1 / length)
         for _ in range(self.most_steps):
@@ -46,7 +47,7 @@ class Karcher(Blend):
                 break
             mean = along(gram, mean, tangent)
             mean = scaled(mean, 1 / norm(gram, mean))
-        return scaled(mean, sum(math.sqrt(gram[k][k]) for k in held) / len(held))
+        return scaled(mean, sum(lengths) / size)
 
 
 def karcher(tensor: AssembledTensor) -> Karcher:

@@ -15,6 +15,8 @@ from tvmerge.methods.deltas import switch
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledTensor
 
+_LEAST_DIVISOR = 1e-6  # below it deltas oppose each other, and none of them is taken
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStock(Blend):
@@ -30,7 +32,7 @@ class ModelStock(Blend):
         cosines = [_cosine(gram, i, j) for i, j in combinations(range(size), 2)]
         cosine = sum(cosines) / len(cosines)
         divisor = 1 + (size - 1) * cosine
-        t = size * cosine / divisor if divisor != 0 else 0.0
+        t = size * cosine / divisor if abs(divisor) >= _LEAST_DIVISOR else 0.0
         return [t / size] * size
 
 

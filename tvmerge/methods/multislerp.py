@@ -1,4 +1,4 @@
-"""Spherical means of several models, by one step from their straight mean."""
+"""MultiSLERP: the mean of several models' directions, and of their norms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tvmerge.decisions import Blend, Gram
 from tvmerge.errors import ConfigError
 from tvmerge.methods.declaring import Method, Parameter
 from tvmerge.methods.deltas import WEIGHT, switch
-from tvmerge.methods.sphere import along, norm, scaled, summed, towards, units
+from tvmerge.methods.sphere import norm, scaled
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledTensor
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiSlerp(Blend):
-    """`exp_m(sum_k w_k log_m(u_k)) * sum_k w_k |x_k|`, with u_k = x_k / |x_k|.
+    """`m * sum_k w_k |x_k|`, m the direction of `sum_k w_k x_k / (|x_k| + eps)`.
 
-    m is the direction of sum_k w_k u_k. Goddard, "MultiSLERP" (mergekit): one Riemannian step from
-    the projected straight mean.
+    Goddard, "Multi-SLERP", as mergekit 0.1.5 has it. It then goes on along the sum of w_k times the
+    projection of each direction on the tangent at m: that sum is 0, since m is the direction of
+    their sum.
     """
 
     shares: tuple[float, ...]
@@ -29,16 +30,13 @@ class MultiSlerp(Blend):
 
     def weights(self, gram: Gram) -> list[float]:
         """Those of the straight mean where the directions cancel out."""
-        points = units(gram)
-        mean = summed([scaled(u, w) for u, w in zip(points, self.shares, strict=True)])
-        length = norm(gram, mean)
-        if length < self.eps:
+        lengths = [math.sqrt(gram[k][k]) for k in range(len(gram))]
+        pairs = list(zip(self.shares, lengths, strict=True))
+        mean = [w / (length + self.eps) if length > 0 else 0.0 for w, length in pairs]
+        whole = norm(gram, mean)
+        if whole == 0 or whole < self.eps:
             return list(self.shares)
-        mean = scaled(mean, 1 / length)
-        steps = [towards(gram, mean, u, margin=self.eps) for u in points]
-        tangent = summed([scaled(s, w) for s, w in zip(steps, self.shares, strict=True)])
-        size = sum(w * math.sqrt(gram[k][k]) for k, w in enumerate(self.shares))
-        return scaled(along(gram, mean, tangent), size)
+        return scaled(mean, sum(w * length for w, length in pairs) / whole)
 
 
 def multislerp(tensor: AssembledTensor) -> MultiSlerp:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tvmerge.decisions import Consensus, Delta, Keep
 from tvmerge.methods.declaring import Method, Parameter
-from tvmerge.methods.deltas import INT8_MASK, elements_of, share
+from tvmerge.methods.deltas import INT8_MASK
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledTensor
@@ -15,17 +15,15 @@ if TYPE_CHECKING:
 def sce(tensor: AssembledTensor) -> Consensus:
     """`base + sum_k w_k d_k m e_k / sum_k w_k m e_k`, w_k the share of (d_k m)^2 in all of them.
 
-    Wan et al., "FuseChat", arXiv 2408.07990: Select by variance (m: the `select_topk` share of the
-    elements whose deltas vary most), Calculate weights, Erase what is against the sign of
-    sum_k d_k m.
+    Wan et al., "FuseChat", arXiv 2408.07990: Select by variance (m: of the elements whose deltas
+    vary, the `select_topk` share that varies most), Calculate weights, Erase what is against the
+    sign of sum_k d_k m.
     """
     assert tensor.base is not None
     topk = float(tensor.parameters["select_topk"])
-    largest = None if topk >= 1 else share(topk, elements_of(tensor))
     others = [number for number in range(len(tensor.inputs)) if number != tensor.base]
-    if len(others) < 2:
-        largest = None  # one model's delta does not vary
-    keep = Keep(largest=largest, of_variance=largest is not None)
+    selects = topk < 1 and len(others) > 1  # one model's delta does not vary
+    keep = Keep(share=max(topk, 0.0), of_variance=True) if selects else Keep()
     deltas = tuple(Delta(number, 1.0, keep) for number in others)
     return Consensus(
         tensor.base, deltas, elect=True, elect_first=True, normalize=True, by_energy=True
