@@ -153,7 +153,8 @@ PYBIND11_MODULE(_core, module) {
   py::class_<Part>(module, "Part")
       .def(py::init([](std::int32_t source, double weight, double gain, PyCut outer,
                        PyCut inner, bool of_variance, std::uint64_t random_below,
-                       std::uint64_t key) {
+                       std::uint64_t key, std::uint64_t row, std::uint64_t random_span,
+                       double limit, double alone) {
              return Part{source,
                          weight,
                          gain,
@@ -161,13 +162,19 @@ PYBIND11_MODULE(_core, module) {
                           {inner.first, inner.second},
                           of_variance,
                           random_below,
-                          key}};
+                          key,
+                          row,
+                          random_span},
+                         limit,
+                         alone};
            }),
            py::kw_only(), py::arg("source"), py::arg("weight"), py::arg("gain") = 1.0,
            py::arg("outer") = PyCut{kAll.key, kAll.ties_end},
            py::arg("inner") = PyCut{kNone.key, kNone.ties_end},
            py::arg("of_variance") = false, py::arg("random_below") = kAlways,
-           py::arg("key") = 0);
+           py::arg("key") = 0, py::arg("row") = 0, py::arg("random_span") = 0,
+           py::arg("limit") = std::numeric_limits<double>::infinity(),
+           py::arg("alone") = 1.0);
 
   py::class_<Consensus>(module, "Consensus")
       .def(py::init([](std::vector<Part> parts, double scale, bool elect,
@@ -323,10 +330,11 @@ PYBIND11_MODULE(_core, module) {
 
   py::class_<DeltaSumsJob>(module, "DeltaSumsJob")
       .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
-                       std::vector<Part> parts) {
-             return DeltaSumsJob{std::move(sources), elements, std::move(parts)};
+                       std::vector<Part> parts, bool counted) {
+             return DeltaSumsJob{std::move(sources), elements, std::move(parts), counted};
            }),
-           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("parts"));
+           py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("parts"),
+           py::arg("counted") = false);
 
   module.def(
       "delta_sums",
@@ -344,7 +352,8 @@ PYBIND11_MODULE(_core, module) {
         for (const std::vector<DeltaSums>& job : found) {
           py::list parts;
           for (const DeltaSums& sums : job)
-            parts.append(py::make_tuple(sums.all, sums.kept, sums.kept_sq));
+            parts.append(py::make_tuple(sums.all, sums.kept, sums.kept_sq, sums.count,
+                                        sums.alone));
           results.append(parts);
         }
         return results;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -34,6 +35,10 @@ struct Keep {
   bool of_variance = false;
   std::uint64_t random_below = kAlways;
   std::uint64_t key = 0;  // of the random numbers
+  // With rows of so many elements `random_below` is that of a row's smallest magnitude,
+  // and rises with the rank by `random_span` up to the largest (row_ranks.hpp).
+  std::uint64_t row = 0;
+  std::uint64_t random_span = 0;
 };
 
 // One delta, sources[source] - sources[0], times `weight` and `gain`.
@@ -42,9 +47,13 @@ struct Part {
   double weight;
   double gain;  // not counted as weight: what makes up for elements that were dropped
   Keep keep;
+  // Finite values of a larger magnitude (weight and gain included) are cut down to it.
+  double limit = std::numeric_limits<double>::infinity();
+  // Multiplies its value where no other part takes part.
+  double alone = 1;
 };
 
-// With v_k = gain_k delta_k where it is kept and 0 elsewhere,
+// With v_k = gain_k delta_k where it is kept and 0 elsewhere (and limited),
 //   out = base + scale * sum_k weight_k v_k / d.
 // With `elect` only terms of the sign of their sum (0 counts as positive) take part: the
 // sum of weight_k v_k, or with `elect_first` that of v_k alone. With `normalize` d is the
@@ -60,13 +69,18 @@ struct Consensus {
 };
 
 // Of one part's delta, in float64: sum |d|, and over kept elements sum |d| and sum d^2.
+// If asked for: how many kept elements are not 0, and how many of these
+// no other part has.
 struct DeltaSums {
   double all = 0, kept = 0, kept_sq = 0;
+  std::uint64_t count = 0, alone = 0;
 
   DeltaSums& operator+=(const DeltaSums& other) {
     all += other.all;
     kept += other.kept;
     kept_sq += other.kept_sq;
+    count += other.count;
+    alone += other.alone;
     return *this;
   }
 };

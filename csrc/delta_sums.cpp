@@ -4,6 +4,7 @@
 
 #include "error.hpp"
 #include "reading.hpp"
+#include "row_ranks.hpp"
 #include "slices.hpp"
 
 namespace tvmerge {
@@ -12,6 +13,10 @@ namespace {
 // Sums use slices of a fixed size: they must not depend on an option.
 constexpr std::uint64_t kSumElements = std::uint64_t{64} * 1024;
 
+RankedDeltas ranked(const DeltaSumsJob& job) {
+  return {job.sources, job.elements, job.parts};
+}
+
 void check(const DeltaSumsJob& job, std::size_t files) {
   bool good = !job.sources.empty();
   for (const Source& source : job.sources) good = good && source.file < files;
@@ -19,6 +24,7 @@ void check(const DeltaSumsJob& job, std::size_t files) {
     good = good && part.source > 0 &&
            static_cast<std::size_t>(part.source) < job.sources.size();
   }
+  good = good && ranked(job).good();
   if (!good) throw Error(ErrorKind::config, "a part names no source that exists");
 }
 
@@ -27,36 +33,45 @@ void check(const DeltaSumsJob& job, std::size_t files) {
 std::vector<std::vector<DeltaSums>> delta_sums(
     const std::vector<std::string>& input_paths, const std::vector<DeltaSumsJob>& jobs,
     const Options& options) {
-  std::uint64_t needed = kSmallestSliceBytes;
+  std::uint64_t read_bytes = kSmallestSliceBytes, rank_bytes = 0;
   SliceTable table;
   Extents extents(input_paths.size());
   std::vector<std::vector<DeltaSums>> parts(jobs.size());  // slice by slice
   for (std::size_t j = 0; j < jobs.size(); ++j) {
     check(jobs[j], input_paths.size());
-    needed = std::max(needed, slice_bytes(jobs[j].sources, kSumElements));
+    read_bytes = std::max(read_bytes, slice_bytes(jobs[j].sources, kSumElements));
+    rank_bytes = std::max(rank_bytes, ranked(jobs[j]).bytes(kSumElements));
     const std::uint64_t before = table.count();
     table.add(jobs[j].elements, kSumElements);
     parts[j].resize((table.count() - before) * jobs[j].parts.size());
     extents.add(jobs[j].sources, jobs[j].elements);
   }
-  const Workspace space(options, needed);
+  const Workspace space(options, read_bytes + rank_bytes);
   reserve_descriptors(input_paths.size());
   Inputs inputs(input_paths, extents, options.drop_behind);
   const Kernels& kernels = kernels_for(options.isa);
 
   const auto body = [&](unsigned /*thread*/, Share& share) {
-    const Buffer buffer = make_buffer(needed);
+    const Buffer buffer = make_buffer(read_bytes + rank_bytes);
     if (!buffer) return false;
     std::vector<DigestLanes> no_digests;
     const Reader reader(inputs, kernels, buffer.get(), no_digests, share);
+    const RowRanks ranks(inputs, kernels, buffer.get() + read_bytes);
     std::vector<Term> terms;
     while (const auto unit = share.next()) {
       const SliceTable::Slice slice = table.at(*unit);
       const DeltaSumsJob& job = jobs[slice.job];
       reader.read_terms(job.sources, slice.start, slice.length, terms);
-      kernels.delta_sums({terms.data(), terms.size(), job.parts.data(), job.parts.size(),
-                          slice.start, slice.length,
-                          &parts[slice.job][slice.number * job.parts.size()]});
+      const DeltaSlice all{terms.data(),
+                           terms.size(),
+                           job.parts.data(),
+                           job.parts.size(),
+                           ranks.limits(ranked(job), terms, slice.start, slice.length),
+                           slice.start,
+                           slice.length,
+                           &parts[slice.job][slice.number * job.parts.size()]};
+      kernels.delta_sums(all);
+      if (job.counted) kernels.count_kept(all);
     }
     return true;
   };

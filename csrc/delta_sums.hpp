@@ -15,6 +15,7 @@ struct DeltaSumsJob {
   std::vector<Source> sources;
   std::uint64_t elements;
   std::vector<Part> parts;
+  bool counted = false;  // elements are counted too
 };
 
 // Per job and part; the same bits for any number of threads and instruction set.

@@ -39,11 +39,13 @@ struct CombineSlice {
 };
 
 // out = round(base + ...) as consensus.hpp has it; terms[0] is the base, with which it is
-// compared. `first` is the element of the job that the slice begins with.
+// compared. `first` is the element of the job that the slice begins with; `limits`, for
+// every part `count`, what the random numbers of parts with rows have to lie below.
 struct ConsensusSlice {
   const Term* terms;
   std::size_t term_count;
   const Consensus* consensus;
+  const std::uint32_t* limits;
   std::uint64_t first;
   void* out;
   Dtype out_dtype;
@@ -81,12 +83,13 @@ struct KeyScan {
 };
 
 // Adds what it finds of every part to `sums`; `first` is the element of the tensor that
-// the slice begins with.
+// the slice begins with, `limits` are as in ConsensusSlice.
 struct DeltaSlice {
   const Term* terms;
   std::size_t term_count;
   const Part* parts;
   std::size_t part_count;
+  const std::uint32_t* limits;
   std::uint64_t first;
   std::size_t count;
   DeltaSums* sums;
@@ -104,6 +107,8 @@ struct Kernels {
   std::size_t (*scan_keys)(const std::uint32_t* keys, std::size_t count, KeyScan& scan,
                            std::uint32_t* inside);
   void (*delta_sums)(const DeltaSlice&);
+  // What delta_sums leaves out: the counts.
+  void (*count_kept)(const DeltaSlice&);
   // How many bytes differ between a and b.
   std::size_t (*count_different)(const void* a, const void* b, std::size_t size_bytes);
   // Adds bytes that stand at `position` of their file to its digest (digest.hpp).

@@ -15,6 +15,7 @@
 #include "kernels.hpp"
 #include "kernels_combine.hpp"
 #include "kernels_consensus.hpp"
+#include "kernels_delta_sums.hpp"
 #include "kernels_measure.hpp"
 #include "kernels_select.hpp"
 
@@ -47,9 +48,9 @@ void digest(const void* data, std::size_t size_bytes, std::uint64_t position,
   digest_stripes(last, 1, position + whole, lanes);
 }
 
-constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine,         consensus,
-                           measure,          ranked_keys,     scan_keys,
-                           delta_sums,       count_different, digest};
+constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine,   consensus,  measure,
+                           ranked_keys,      scan_keys, delta_sums, count_kept,
+                           count_different,  digest};
 
 }  // namespace
 }  // namespace tvmerge::TVMERGE_ISA

@@ -52,12 +52,38 @@ struct ConsensusTile {
   }
 };
 
+// NaN and infinity stay: a broken input must show.
+template <typename Sum>
+inline Sum limited(Sum value, Sum limit) {
+  const Sum below = value > limit ? limit : value;
+  const Sum inside = below < -limit ? -limit : below;
+  return value - value == 0 ? inside : value;
+}
+
+// Null where the part has no rows.
+inline const std::uint32_t* limits_at(const Part& part, const std::uint32_t* limits,
+                                      std::size_t at) {
+  return part.keep.row != 0 ? limits + at : nullptr;
+}
+
+// A number below random_below where the drawn one is below its own limit, else none.
+inline void draw_below(const std::uint32_t* __restrict limits, std::size_t count,
+                       std::uint32_t* __restrict numbers) {
+  for (std::size_t i = 0; i < count; ++i)
+    numbers[i] = numbers[i] < limits[i] ? 0 : UINT32_MAX;
+}
+
 // value[i] = factor * value[i] where it is kept, else 0; sum[i] += value[i].
-template <bool Random, bool OfVariance, typename Sum>
-void mask_values(const ConsensusTile& tile, const Keep& keep, Sum factor,
-                 Sum* __restrict value, Sum* __restrict sum) {
+template <bool Random, bool OfVariance, bool Limited, typename Sum>
+void mask_values(const ConsensusTile& tile, const Part& part, const std::uint32_t* limits,
+                 Sum factor, Sum* __restrict value, Sum* __restrict sum) {
+  const Keep& keep = part.keep;
+  const auto limit = static_cast<Sum>(part.limit);
   alignas(64) std::uint32_t numbers[kTile];
-  if constexpr (Random) draw_tile(keep.key, tile.first, numbers);
+  if constexpr (Random) {
+    draw_tile(keep.key, tile.first, numbers);
+    if (limits != nullptr) draw_below(limits, tile.count, numbers);
+  }
   const auto random_below = static_cast<std::uint32_t>(keep.random_below);
   const float* __restrict const variance = tile.variance;
   const std::uint32_t* __restrict const drawn = numbers;
@@ -69,38 +95,52 @@ void mask_values(const ConsensusTile& tile, const Keep& keep, Sum factor,
           bool kept = (key >= band.at_least) & (key < band.below);
           if constexpr (Random) kept = kept & (drawn[i] < random_below);
           value[i] = kept ? factor * value[i] : Sum{0};
+          if constexpr (Limited) value[i] = limited(value[i], limit);
           sum[i] += value[i];
         }
       });
 }
 
+template <typename Sum>
+using Mask = void (*)(const ConsensusTile&, const Part&, const std::uint32_t*, Sum, Sum*,
+                      Sum*);
+
+// By whether a part is random, and whether it is limited. Through a pointer: inlined,
+// what the loop reads and writes could be the same to the compiler.
+template <bool OfVariance, typename Sum>
+constexpr Mask<Sum> kMasks[2][2] = {
+    {mask_values<false, OfVariance, false, Sum>,
+     mask_values<false, OfVariance, true, Sum>},
+    {mask_values<true, OfVariance, false, Sum>, mask_values<true, OfVariance, true, Sum>},
+};
+
 // Turns the deltas in `value` into what takes part of them, and adds it to `sum`.
 template <typename Sum>
-void keep_values(const ConsensusTile& tile, const Keep& keep, double factor, Sum* value,
-                 Sum* sum) {
-  const bool random = keep.random_below < kAlways;
-  auto* mask = mask_values<false, false, Sum>;
-  if (random && keep.of_variance) mask = mask_values<true, true, Sum>;
-  if (random && !keep.of_variance) mask = mask_values<true, false, Sum>;
-  if (!random && keep.of_variance) mask = mask_values<false, true, Sum>;
-  mask(tile, keep, static_cast<Sum>(factor), value, sum);
+void keep_values(const ConsensusTile& tile, const Part& part, const std::uint32_t* limits,
+                 double factor, Sum* value, Sum* sum) {
+  const auto& masks = part.keep.of_variance ? kMasks<true, Sum> : kMasks<false, Sum>;
+  const Mask<Sum> mask =
+      masks[part.keep.random_below < kAlways ? 1 : 0][std::isfinite(part.limit) ? 1 : 0];
+  mask(tile, part, limits, static_cast<Sum>(factor), value, sum);
 }
 
 // Of the values that take part, the sum and the weights. `Parts` is their number, or 0
-// where the compiler cannot know it.
-template <std::size_t Parts, typename Sum>
+// where the compiler cannot know it; `Alone`: some part's `alone` is not 1.
+template <std::size_t Parts, bool Alone, typename Sum>
 void elect(const Consensus& consensus, const Sum* __restrict values, std::size_t count,
            Sum* __restrict sum, Sum* __restrict weight) {
   const std::size_t parts = Parts == 0 ? consensus.parts.size() : Parts;
-  Sum factor[Parts == 0 ? kMostParts : Parts], own[Parts == 0 ? kMostParts : Parts];
+  constexpr std::size_t kParts = Parts == 0 ? kMostParts : Parts;
+  Sum factor[kParts], own[kParts], alone[kParts];
   for (std::size_t k = 0; k < parts; ++k) {
     own[k] = static_cast<Sum>(std::fabs(consensus.parts[k].weight));
     factor[k] = consensus.elect_first ? static_cast<Sum>(consensus.parts[k].weight) : 1;
+    alone[k] = static_cast<Sum>(consensus.parts[k].alone);
   }
   const bool any_sign = !consensus.elect;
   for (std::size_t i = 0; i < count; ++i) {
     const bool negative = sum[i] < 0;
-    Sum agreed = 0, shared = 0;
+    Sum agreed = 0, shared = 0, once = 0, number = 0;
     for (std::size_t k = 0; k < parts; ++k) {
       const Sum value = values[k * kTile + i];
       const Sum with_sign = negative ? -value : value;
@@ -108,26 +148,37 @@ void elect(const Consensus& consensus, const Sum* __restrict values, std::size_t
       const bool agrees = (!(with_sign <= 0)) | (any_sign & (value != 0));
       agreed += agrees ? factor[k] * value : Sum{0};
       shared += agrees ? own[k] : Sum{0};
+      if constexpr (Alone) {
+        once = agrees ? alone[k] : once;
+        number += agrees ? Sum{1} : Sum{0};
+      }
     }
-    sum[i] = agreed;
+    sum[i] = Alone && number == 1 ? once * agreed : agreed;
     weight[i] = shared;
   }
+}
+
+inline bool counts_alone(const Consensus& consensus) {
+  return std::any_of(consensus.parts.begin(), consensus.parts.end(),
+                     [](const Part& part) { return part.alone != 1; });
 }
 
 template <typename Sum>
 void elect_tile(const Consensus& consensus, const Sum* values, std::size_t count,
                 Sum* sum, Sum* weight) {
+  if (counts_alone(consensus))
+    return elect<0, true>(consensus, values, count, sum, weight);
   switch (consensus.parts.size()) {
     case 1:
-      return elect<1>(consensus, values, count, sum, weight);
+      return elect<1, false>(consensus, values, count, sum, weight);
     case 2:
-      return elect<2>(consensus, values, count, sum, weight);
+      return elect<2, false>(consensus, values, count, sum, weight);
     case 3:
-      return elect<3>(consensus, values, count, sum, weight);
+      return elect<3, false>(consensus, values, count, sum, weight);
     case 4:
-      return elect<4>(consensus, values, count, sum, weight);
+      return elect<4, false>(consensus, values, count, sum, weight);
     default:
-      return elect<0>(consensus, values, count, sum, weight);
+      return elect<0, false>(consensus, values, count, sum, weight);
   }
 }
 
@@ -147,9 +198,10 @@ void consensus_sum(const ConsensusSlice& slice, std::size_t start, std::size_t c
     Sum* const value = values + k * kTile;
     deltas_of(slice.terms[part.source], base, start, count, value);
     const double factor = consensus.elect_first ? part.gain : part.weight * part.gain;
-    keep_values(tile, part.keep, factor, value, sum);
+    keep_values(tile, part, limits_at(part, slice.limits, k * slice.count + start),
+                factor, value, sum);
   }
-  if (consensus.elect || consensus.normalize)
+  if (consensus.elect || consensus.normalize || counts_alone(consensus))
     elect_tile(consensus, values, count, sum, weight);
   const auto scale = static_cast<Sum>(consensus.scale);
   if (consensus.normalize) {
@@ -178,51 +230,6 @@ void consensus(const ConsensusSlice& slice) {
   } else {
     consensus_in<float>(slice);
   }
-}
-
-// What one part's delta adds, from a tile of the base in Sum.
-template <typename Sum>
-DeltaSums part_sums(const ConsensusTile& tile, const Part& part, const Sum* base) {
-  using V = Vectors<double>;
-  alignas(64) Sum all[kTile]{}, kept[kTile]{}, unused[kTile]{};
-  deltas_of(tile.terms[part.source], base, tile.start, tile.count, kept);
-  std::copy_n(kept, tile.count, all);
-  keep_values(tile, part.keep, 1, kept, unused);
-  V::Vector sum[kRegisters]{}, kept_sum[kRegisters]{}, square[kRegisters]{};
-  for (std::size_t i = 0; i < kTile; i += V::kLanes) {
-    for (std::size_t r = 0; r < kRegisters; ++r) {
-      V::Vector value, whole;
-      for (std::size_t lane = 0; lane < V::kWidth; ++lane) {
-        value[lane] = std::fabs(static_cast<double>(kept[i + r * V::kWidth + lane]));
-        whole[lane] = std::fabs(static_cast<double>(all[i + r * V::kWidth + lane]));
-      }
-      sum[r] += whole;
-      kept_sum[r] += value;
-      square[r] += value * value;
-    }
-  }
-  return {V::total(sum), V::total(kept_sum), V::total(square)};
-}
-
-template <typename Sum>
-void delta_sums_in(const DeltaSlice& slice) {
-  alignas(64) Sum base[kTile];
-  for (std::size_t start = 0; start < slice.count; start += kTile) {
-    const std::size_t count = std::min(kTile, slice.count - start);
-    decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
-    const ConsensusTile tile(slice.terms, slice.term_count, slice.parts, slice.part_count,
-                             slice.first + start, start, count);
-    for (std::size_t p = 0; p < slice.part_count; ++p)
-      slice.sums[p] += part_sums(tile, slice.parts[p], base);
-  }
-}
-
-// In float32, and in float64 where an input is.
-void delta_sums(const DeltaSlice& slice) {
-  const bool wide =
-      std::any_of(slice.terms, slice.terms + slice.term_count,
-                  [](const Term& term) { return term.dtype == Dtype::f64; });
-  wide ? delta_sums_in<double>(slice) : delta_sums_in<float>(slice);
 }
 
 }  // namespace

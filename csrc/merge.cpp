@@ -6,6 +6,7 @@
 #include "engine.hpp"
 #include "floor.hpp"
 #include "reading.hpp"
+#include "row_ranks.hpp"
 #include "sink.hpp"
 #include "slices.hpp"
 
@@ -17,6 +18,17 @@ std::uint64_t out_width(const CombineJob& job) {
   for (const Output& out : job.outputs)
     widest = std::max<std::uint64_t>(widest, size_of(out.dtype));
   return widest;
+}
+
+// What ranking slices of `count` elements within their rows takes for any one output.
+std::uint64_t rank_bytes(const CombineJob& job, std::uint64_t count) {
+  std::uint64_t most = 0;
+  for (const Output& out : job.outputs) {
+    if (!out.consensus) continue;
+    const RankedDeltas deltas{job.sources, job.elements, out.consensus->parts};
+    most = std::max(most, deltas.bytes(count));
+  }
+  return most;
 }
 
 // The most elements (a grain times a power of two) whose sources and one output fit.
@@ -72,8 +84,8 @@ struct Layout {
   EditTable edits;
   std::vector<std::uint64_t> slice_lengths;  // per combine job, in elements
   unsigned threads = 0;
-  // Per thread: its reading, one write, and how many of these it has room for.
-  std::uint64_t read_bytes = 0, slot_bytes = 1;
+  // Per thread: its reading, one write, how many of these it has room for, and ranking.
+  std::uint64_t read_bytes = 0, slot_bytes = 1, ranking_bytes = 0;
   std::size_t slot_count = Writer::kWaiting;
 
   Layout(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
@@ -84,7 +96,8 @@ struct Layout {
     std::uint64_t needed = kSmallestSliceBytes;
     for (const CombineJob& job : combines) {
       needed = std::max(needed, slice_bytes(job.sources, kSliceGrain) +
-                                    slot_count * out_width(job) * kSliceGrain);
+                                    slot_count * out_width(job) * kSliceGrain +
+                                    rank_bytes(job, kSliceGrain));
     }
     const Workspace space(options, needed);
     threads = space.threads;
@@ -97,7 +110,7 @@ struct Layout {
   }
 
   [[nodiscard]] std::uint64_t thread_bytes() const {
-    return read_bytes + slot_count * slot_bytes;
+    return read_bytes + slot_count * slot_bytes + ranking_bytes;
   }
 
  private:
@@ -117,12 +130,14 @@ struct Layout {
             std::uint64_t slice, std::uint64_t write, std::uint64_t thread_bytes_limit) {
     read_bytes = copies.empty() ? 0 : 2 * copy_bytes(slice);
     slot_bytes = 1;
+    ranking_bytes = 0;
     for (const CombineJob& job : combines) {
       const std::uint64_t whole = aligned(job.elements);
       const std::uint64_t read = std::min(slice_elements(slice, job), whole);
       const std::uint64_t written = std::min(write_elements(job, slice, write), whole);
       read_bytes = std::max(read_bytes, slice_bytes(job.sources, read));
       slot_bytes = std::max(slot_bytes, aligned(written * out_width(job)));
+      ranking_bytes = std::max(ranking_bytes, rank_bytes(job, read));
     }
     // One grain of everything always fits: Workspace has seen to that.
     return thread_bytes() <= thread_bytes_limit || slice <= kSliceGrain;
@@ -159,11 +174,12 @@ class Merging {
         layout_(layout) {}
 
   // One thread's work, until there is none left.
-  void run(const Reader& reader, Writer& writer, Seen& seen, Share& share) {
+  void run(const Reader& reader, const RowRanks& ranks, Writer& writer, Seen& seen,
+           Share& share) {
     while (const auto unit = share.next()) {
       const SliceTable::Slice slice = layout_.table.at(*unit);
       if (slice.job < combines_.size()) {
-        combine(slice, reader, writer, seen, share);
+        combine(slice, reader, ranks, writer, seen, share);
       } else {
         copy(slice, reader, seen, share);
       }
@@ -173,8 +189,8 @@ class Merging {
 
  private:
   // One write of every output of a job, slice by slice.
-  void combine(const SliceTable::Slice& write, const Reader& reader, Writer& writer,
-               Seen& seen, Share& share) {
+  void combine(const SliceTable::Slice& write, const Reader& reader,
+               const RowRanks& ranks, Writer& writer, Seen& seen, Share& share) {
     // These grow once to the widest job; not for every slice.
     thread_local std::vector<Term> read;
     thread_local std::vector<unsigned char*> slots;
@@ -190,7 +206,7 @@ class Merging {
       reader.read_terms(job.sources, write.start + at, count, read);
       for (std::size_t o = 0; o < outputs; ++o) {
         unsigned char* const out = place(job.outputs[o], write, slots[o]);
-        compute(job.outputs[o], read, write.start + at, count,
+        compute(job, job.outputs[o], read, ranks, write.start + at, count,
                 out + at * size_of(job.outputs[o].dtype), trees[o], seen);
       }
     }
@@ -215,17 +231,19 @@ class Merging {
                                        begin_bytes(output, write.start));
   }
 
-  void compute(const Output& output, const std::vector<Term>& read, std::uint64_t start,
-               std::uint64_t count, unsigned char* out, EditTree& tree,
-               Seen& seen) const {
+  void compute(const CombineJob& job, const Output& output, const std::vector<Term>& read,
+               const RowRanks& ranks, std::uint64_t start, std::uint64_t count,
+               unsigned char* out, EditTree& tree, Seen& seen) const {
     thread_local std::vector<Edit> tiles;
     tiles.clear();
     if (output.reference != kNoReference)
       tiles.resize((count + kTileElements - 1) / kTileElements);
     Edit* const edits = tiles.empty() ? nullptr : tiles.data();
     if (output.consensus) {
-      kernels_.consensus({read.data(), read.size(), &*output.consensus, start, out,
-                          output.dtype, count, edits});
+      const std::uint32_t* const limits = ranks.limits(
+          {job.sources, job.elements, output.consensus->parts}, read, start, count);
+      kernels_.consensus({read.data(), read.size(), &*output.consensus, limits, start,
+                          out, output.dtype, count, edits});
     } else {
       sum(output, read, count, out, edits);
     }
@@ -310,10 +328,13 @@ void check(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& 
       require(out.file < outputs && out.coefficients.size() == job.sources.size() &&
               out.reference >= kZero && out.reference < count);
       if (!out.consensus) continue;
-      const std::size_t parts = out.consensus->parts.size();
+      const Consensus& consensus = *out.consensus;
+      const std::size_t parts = consensus.parts.size();
       require(count > 0 && parts > 0 && parts <= kMostParts);
-      for (const Part& part : out.consensus->parts)
+      for (const Part& part : consensus.parts)
         require(part.source > 0 && part.source < count);
+      const RankedDeltas deltas{job.sources, job.elements, consensus.parts};
+      require(deltas.good() && (!deltas.any_rows() || consensus.first == 0));
     }
   }
   for (const CopyJob& job : copies) {
@@ -363,7 +384,9 @@ MergeResult merge(const std::vector<std::string>& input_paths,
     const Reader reader(inputs, kernels, buffer, seen[thread].inputs, share);
     Writer writer(sinks, buffer + layout.read_bytes, layout.slot_bytes,
                   layout.slot_count);
-    merging.run(reader, writer, seen[thread], share);
+    const RowRanks ranks(inputs, kernels,
+                         buffer + layout.thread_bytes() - layout.ranking_bytes);
+    merging.run(reader, ranks, writer, seen[thread], share);
     return true;
   };
   run_threads(layout.table.count(), layout.threads, body, options.progress);

@@ -17,6 +17,7 @@ class Part:
     weight: float
     kept: np.ndarray
     gain: float = 1.0
+    alone: float = 1.0  # multiplies the value where no other part takes part
 
 
 def values(base: np.ndarray, part: Part, *, weighted: bool = True) -> np.ndarray:
@@ -43,6 +44,9 @@ def consensus(
     with np.errstate(all="ignore"):
         total = voting.sum(axis=0)
         agrees = ~(np.where(total < 0, -voting, voting) <= 0) if elect else held != 0
+        single = agrees.sum(axis=0) == 1
+        alone = np.array([part.alone for part in parts])[:, None]
+        held = np.where(single, alone * held, held)
         total = np.where(agrees, held, 0).sum(axis=0)
         shared = (weights * agrees).sum(axis=0)
         if normalize:
@@ -55,6 +59,16 @@ def largest(magnitudes: np.ndarray, rank: int) -> np.ndarray:
     chosen = np.zeros(magnitudes.size, bool)
     chosen[np.argsort(-magnitudes.astype(np.int64), kind="stable")[:rank]] = True
     return chosen
+
+
+def limits_of_rows(magnitudes: np.ndarray, row: int, lowest: int, span: int) -> np.ndarray:
+    """DELLA's probabilities times 2^32: from `lowest` by rank within each row up by `span`."""
+    keys = magnitudes.astype(np.int64).reshape(-1, row)
+    order = np.argsort(-keys, axis=1, kind="stable")
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(row)[::-1][None, :], axis=1)
+    share = ranks * (span / (row - 1)) if row > 1 else np.full_like(ranks, span / 2, dtype=float)
+    return (lowest + np.floor(share).astype(np.int64)).reshape(-1)
 
 
 def philox(key: int, count: int) -> np.ndarray:

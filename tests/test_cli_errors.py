@@ -50,7 +50,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     (tmp_path / "typo.yaml").write_text(RECIPE + "dtpye: bfloat16\n")
-    (tmp_path / "nearswap.yaml").write_text(RECIPE.replace("task_arithmetic", "nearswap"))
+    (tmp_path / "arcee_fusion.yaml").write_text(RECIPE.replace("task_arithmetic", "arcee_fusion"))
     assert CliRunner().invoke(cli, ["vector", "base", "a", "va"]).exit_code == 0
     return tmp_path
 
@@ -73,7 +73,7 @@ BAD_INPUTS = {
     "recipe with a typo": (
         "merge typo.yaml out", 2, "typo.yaml:5: dtpye: unknown key. Did you mean 'dtype'?"
     ),
-    "method to come": ("merge nearswap.yaml out", 2, "nearswap.yaml:1: merge_method: nearswap"),
+    "method to come": ("merge arcee_fusion.yaml out", 2, "merge_method: arcee_fusion is not"),
     "recipe absent": ("merge absent.yaml out", 2, "absent.yaml: cannot read: No such file"),
     "scale no number": ("apply base out --add a=half", 2, "found the scale 'half'"),
     "scale infinite": ("apply base out --add a=inf", 2, "found the scale 'inf'"),

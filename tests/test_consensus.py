@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from checkpoints import DTYPES, FLOATS, write_file
 from reference import decode, random_array, round_once, ulps, within
-from reference_consensus import Part, consensus, largest, philox, values
+from reference_consensus import Part, consensus, largest, limits_of_rows, philox, values
 
 from tvmerge import _core
+from tvmerge.errors import MemoryLimitError
 from tvmerge.safetensors import read_header
 
 ISAS = _core.available_isas()
@@ -113,6 +114,21 @@ def test_values_are_summed_elected_and_normalized(
     assert all(one.tobytes() == results[0].tobytes() for one in results)
 
 
+@pytest.mark.parametrize("elect", [False, True])
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_what_takes_part_alone_is_multiplied(tmp_path: Path, dtype: str, elect: bool) -> None:
+    base, *tuned = arrays = arrays_of(dtype)
+    made, parts = [], []
+    for k, (x, w) in enumerate(zip(tuned, WEIGHTS, strict=True)):
+        below, alone = (k + 1) << 30, 1.5 - k
+        made.append(_core.Part(source=k + 1, weight=w, random_below=below, key=k, alone=alone))
+        parts.append(Part(x, w, philox(k, SIZE) < below, alone=alone))
+    task = _core.Consensus(parts=made, scale=0.7, elect=elect, normalize=True)
+    results = [run(tmp_path, arrays, dtype, task, isa=isa) for isa in ISAS]
+    check(results[0], base, parts, 0.7, dtype, elect=elect, normalize=True)
+    assert all(one.tobytes() == results[0].tobytes() for one in results)
+
+
 def test_random_numbers_are_philox() -> None:
     """The known answer of the authors' own library for counter 0 and key 0."""
     assert [hex(n) for n in philox(0, 1024)[::256]] == [
@@ -138,6 +154,69 @@ def test_random_masks_depend_on_place_and_key_alone(
     check(results[0], base, parts, 1.0, "F32", elect=False, normalize=False)
     assert all(one.tobytes() == results[0].tobytes() for one in results)
     assert kept.mean() == pytest.approx(density, abs=0.01)
+
+
+@pytest.mark.parametrize("row", [1, 7, 251, 256, 1000, 35_000])
+@pytest.mark.parametrize("dtype", ["BF16", "F32", "F64"])
+def test_probabilities_rise_with_the_rank_in_rows_that_slices_cut(
+    tmp_path: Path, dtype: str, row: int
+) -> None:
+    size = SIZE // row * row
+    generator = np.random.default_rng(row)
+    base = np.zeros(size, DTYPES[dtype])
+    # Few magnitudes in one, so that equal ones are many.
+    tuned = [
+        (generator.integers(-8, 9, size) * 0.25).astype(DTYPES[dtype]),
+        generator.standard_normal(size).astype(DTYPES[dtype]),
+    ]
+    lowest, span = 1 << 30, 1 << 31
+    made, parts = [], []
+    for k, x in enumerate(tuned):
+        keys = np.abs(decode(x)).astype(np.float32).view(np.uint32)
+        kept = philox(k, size) < limits_of_rows(keys, row, lowest, span)
+        made.append(
+            _core.Part(
+                source=k + 1, weight=1.0, random_below=lowest, key=k, row=row, random_span=span
+            )
+        )
+        parts.append(Part(x, 1.0, kept))
+        assert row < 7 or np.abs(decode(x))[kept].mean() > np.abs(decode(x)).mean()
+    task = _core.Consensus(parts=made, scale=1.0, elect=False, normalize=False)
+    results = [run(tmp_path, [base, *tuned], dtype, task, isa=isa) for isa in ISAS]
+    for slice_bytes, threads in ((1 << 10, 1), (1 << 14, 3), (1 << 22, 2)):
+        results.append(
+            run(tmp_path, [base, *tuned], dtype, task, slice_bytes=slice_bytes, threads=threads)
+        )
+    check(results[0], base, parts, 1.0, dtype, elect=False, normalize=False)
+    assert all(one.tobytes() == results[0].tobytes() for one in results)
+    sums = delta_sums(tmp_path, size, dtype, made)
+    for (_, some, *_), part in zip(sums, parts, strict=True):
+        assert some == pytest.approx(np.abs(decode(part.tuned))[part.kept].sum(), rel=1e-12)
+
+
+def delta_sums(
+    folder: Path, size: int, dtype: str, parts: Sequence[_core.Part]
+) -> list[tuple[float, float, float, int, int]]:
+    """Of files that `run` has written."""
+    paths = [str(folder / f"{k}.safetensors") for k in range(len(parts) + 1)]
+    begins = [read_header(Path(path)).entries[0].begin for path in paths]
+    sources = [_core.Source(k, begin, dtype) for k, begin in enumerate(begins)]
+    job = _core.DeltaSumsJob(sources=sources, elements=size, parts=parts)
+    return _core.delta_sums(paths, [job], threads=2, buffer_bytes=1 << 24)[0]
+
+
+def test_rows_that_do_not_fill_the_tensor_are_refused(tmp_path: Path) -> None:
+    part = _core.Part(source=1, weight=1.0, random_below=1 << 30, row=3, random_span=1)
+    task = _core.Consensus(parts=[part], scale=1.0, elect=False, normalize=False)
+    with pytest.raises(ValueError, match="no file or source"):
+        run(tmp_path, [np.zeros(4, np.float32)] * 2, "F32", task)
+
+
+def test_a_row_that_does_not_fit_the_memory_is_an_error(tmp_path: Path) -> None:
+    part = _core.Part(source=1, weight=1.0, random_below=1 << 30, row=SIZE, random_span=1)
+    task = _core.Consensus(parts=[part], scale=1.0, elect=False, normalize=False)
+    with pytest.raises(MemoryLimitError, match="at least"):
+        run(tmp_path, [np.zeros(SIZE, np.float32)] * 2, "F32", task, buffer_bytes=1 << 20)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32", "F64"])
@@ -176,6 +255,18 @@ def test_nan_and_infinity_show_in_the_result(tmp_path: Path) -> None:
     assert out[2:].tolist() == [-3, 0]
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_values_are_cut_down_to_a_limit(tmp_path: Path, dtype: str) -> None:
+    base, tuned, *_ = arrays_of(dtype)
+    part = _core.Part(source=1, weight=-0.5, gain=1.5, limit=0.06)
+    task = _core.Consensus(parts=[part], scale=2.0, elect=False, normalize=False)
+    results = [run(tmp_path, [base, tuned], dtype, task, isa=isa) for isa in ISAS]
+    value = np.clip(-0.75 * (decode(tuned) - decode(base)), -0.06, 0.06)
+    error = 2.0**-21 * (np.abs(decode(base)) + 1)
+    assert within(results[0], decode(base) + 2 * value, error, dtype).all()
+    assert all(one.tobytes() == results[0].tobytes() for one in results)
+
+
 def test_a_part_of_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     task = _core.Consensus(
         parts=[_core.Part(source=0, weight=1.0)], scale=1.0, elect=True, normalize=True
@@ -185,23 +276,32 @@ def test_a_part_of_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None
 
 
 def test_sums_of_deltas_are_exact_and_the_same_for_any_threads(tmp_path: Path) -> None:
-    base, tuned, _, _ = arrays = arrays_of("BF16")
+    base, *tuned = arrays = arrays_of("BF16")
     run_once = _core.Consensus(
         parts=[_core.Part(source=1, weight=1.0)], scale=1.0, elect=False, normalize=False
     )
-    run(tmp_path, arrays[:2], "BF16", run_once)  # writes the files
-    paths = [str(tmp_path / f"{k}.safetensors") for k in range(2)]
+    run(tmp_path, arrays, "BF16", run_once)  # writes the files
+    paths = [str(tmp_path / f"{k}.safetensors") for k in range(len(arrays))]
     begins = [read_header(Path(path)).entries[0].begin for path in paths]
     job = _core.DeltaSumsJob(
         sources=[_core.Source(k, begin, "BF16") for k, begin in enumerate(begins)],
         elements=SIZE,
-        parts=[_core.Part(source=1, weight=9.0, random_below=1 << 31, key=5)],
+        parts=[
+            _core.Part(source=k, weight=9.0, random_below=1 << 31, key=4 + k) for k in (1, 2, 3)
+        ],
+        counted=True,
     )
     found = {
-        tuple(_core.delta_sums(paths, [job], threads=n, buffer_bytes=1 << 24, isa=isa)[0][0])
+        tuple(_core.delta_sums(paths, [job], threads=n, buffer_bytes=1 << 24, isa=isa)[0])
         for n, isa in itertools.product((1, 2, 5), ISAS)
     }
-    delta = np.abs(decode(tuned) - decode(base)).astype(np.float32).astype(np.float64)
-    kept = delta * (philox(5, SIZE) < 1 << 31)
     (sums,) = found
-    assert sums == pytest.approx((delta.sum(), kept.sum(), (kept**2).sum()), rel=1e-12)
+    deltas = np.stack([np.abs(decode(x) - decode(base)) for x in tuned])
+    deltas = deltas.astype(np.float32).astype(np.float64)
+    kept = deltas * np.stack([philox(4 + k, SIZE) < 1 << 31 for k in (1, 2, 3)])
+    alone = (kept != 0) & ((kept != 0).sum(axis=0) == 1)
+    for k, (whole, some, square, *counts) in enumerate(sums):
+        assert whole == pytest.approx(deltas[k].sum(), rel=1e-12)
+        assert some == pytest.approx(kept[k].sum(), rel=1e-12)
+        assert square == pytest.approx((kept[k] ** 2).sum(), rel=1e-12)
+        assert counts == [(kept[k] != 0).sum(), alone[k].sum()]

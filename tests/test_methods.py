@@ -12,7 +12,7 @@ from checkpoints import read_model, write_model
 from click.testing import CliRunner
 from reference import random_array
 from reference_blends import karcher, model_stock, multislerp, slerp
-from reference_consensus import Part, consensus, largest, philox
+from reference_consensus import Part, consensus, largest, limits_of_rows, philox
 
 from tvmerge.algebra import Checkpoint
 from tvmerge.cli import cli
@@ -168,6 +168,38 @@ def test_dare_drops_at_random_and_makes_up_for_it(
     assert_near(out, expected)
 
 
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_keeps_more_of_the_larger_elements_of_each_row(
+    folder: Path, held: dict[str, Arrays], tmp_path: Path, method: str
+) -> None:
+    text = recipe(folder, method, weighted(density=0.4, epsilon=0.3), seed=9)
+    out = merge(text, tmp_path / "out")
+    lowest, span = round(0.1 * 2**32), round(0.6 * 2**32)
+
+    def expected(name: str) -> np.ndarray:
+        def kept(model: str, _number: int) -> np.ndarray:
+            ranked = keys(held, model, name)
+            limits = limits_of_rows(ranked, SHAPES[name][-1], lowest, span)
+            return np.asarray(
+                philox(random_key(9, name, MODELS.index(model)), ranked.size) < limits
+            )
+
+        parts = parts_of(held, name, WEIGHTS, kept, rescale=True)
+        base, elect = flat(held, "base", name), method == "della"
+        return consensus(base, parts, 1.0, elect=elect, normalize=elect)
+
+    assert_near(out, expected)
+
+
+@pytest.mark.parametrize(("density", "epsilon"), [(0.9, 0.1), (0.1, 0.1), (0.5, -0.1)])
+def test_della_refuses_probabilities_beyond_0_and_1(
+    folder: Path, density: float, epsilon: float
+) -> None:
+    text = recipe(folder, "della", weighted(density=density, epsilon=epsilon))
+    with pytest.raises(ConfigError, match="must lie between 0 and 1"):
+        build(parse_recipe(Path("r"), text.replace("'", "").encode()))
+
+
 @pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])
 def test_breadcrumbs_drops_the_smallest_and_the_very_largest(
     folder: Path, held: dict[str, Arrays], tmp_path: Path, method: str
@@ -228,6 +260,28 @@ def test_ram_adds_what_one_changed_and_averages_what_several_did(
     assert_near(out, expected)
 
 
+def test_ramplus_tl_adds_more_of_what_one_changed_alone(
+    folder: Path, held: dict[str, Arrays], tmp_path: Path
+) -> None:
+    more = {"epsilon": 0.1, "r": 0.5, "alpha": 1.3}
+    out = merge(recipe(folder, "ramplus_tl", {m: {} for m in MODELS[1:]}, **more), tmp_path / "out")
+
+    def expected(name: str) -> np.ndarray:
+        base = wide(held, "base", name)
+        deltas = np.stack([wide(held, m, name) - base for m in MODELS[1:]])
+        changed = np.abs(deltas) > 0.1
+        count = changed.sum(axis=0)
+        total = np.where(changed & (count > 1), deltas, 0).sum(axis=0) / np.maximum(count, 1)
+        for delta, own in zip(deltas, changed & (count == 1), strict=True):
+            shared = (changed[0] | changed[1] | changed[2]) & (count > 1)
+            shared &= np.abs(delta) > 0.1
+            factor = 1 + 0.5 * min(1.3, shared.sum() / max(1, own.sum()))
+            total += np.where(own, factor * delta, 0)
+        return np.asarray(base + total)
+
+    assert_near(out, expected)
+
+
 def test_slerp_goes_from_the_base_to_the_other_model(
     folder: Path, held: dict[str, Arrays], tmp_path: Path
 ) -> None:
@@ -283,10 +337,40 @@ def test_model_stock_lies_between_the_base_and_the_mean(
     )
 
 
+@pytest.mark.parametrize("t", [0.05, 4e-7])
+def test_nearswap_cuts_the_delta_down_to_t(
+    folder: Path, held: dict[str, Arrays], tmp_path: Path, t: float
+) -> None:
+    out = merge(recipe(folder, "nearswap", {"a": {}}, t=t), tmp_path / "out")
+
+    def expected(name: str) -> np.ndarray:
+        base, other = wide(held, "base", name), wide(held, "a", name)
+        weight = np.clip(t / np.maximum(np.abs(base - other), 1e-6), 0, 1)
+        return np.asarray(base + weight * (other - base))
+
+    assert_near(out, expected)
+
+
+@pytest.mark.parametrize("method", ["nearswap", "ramplus_tl"])
+def test_what_is_broken_in_an_input_shows(folder: Path, tmp_path: Path, method: str) -> None:
+    base = read_model(folder / "base")
+    broken = {name: value + value.dtype.type(1) for name, value in base.items() if name != "ids"}
+    broken["embed"][3, 4:6] = np.nan, np.inf
+    write_model(tmp_path / "base", {name: base[name] for name in broken})
+    write_model(tmp_path / "a", broken)
+    out = merge(recipe(tmp_path, method, {"a": {}}, **LEAST.get(method, {})), tmp_path / "out")
+    assert not np.isfinite(out["embed"][3, 4:6]).any()
+    assert np.isfinite(out["embed"]).sum() == base["embed"].size - 2
+
+
+LEAST: dict[str, dict[str, float]] = {"nearswap": {"t": 0.01}}  # what a recipe has to say
+
 ELABORATE = {
     "ties": {"density": 0.3},
     "dare_ties": {"density": 0.3},
     "dare_linear": {"density": 0.3},
+    "della": {"density": 0.3},
+    "della_linear": {"density": 0.3},
     "breadcrumbs": {"density": 0.3},
     "breadcrumbs_ties": {"density": 0.3},
 }
@@ -308,7 +392,7 @@ def test_weights_that_are_all_negative_subtract(
     for name in SHAPES:
         base = held["base"][name].astype(np.float64)
         added, taken = plus[name] - base, minus[name] - base
-        if method in ("ties", "dare_ties", "breadcrumbs_ties"):
+        if method in ("ties", "dare_ties", "breadcrumbs_ties", "della"):
             # A sum of exactly 0 elects the positive: else the two are mirror images.
             assert np.allclose(added, -taken, rtol=1e-4, atol=1e-6)
         assert (added * taken).sum() < 0
@@ -325,7 +409,9 @@ def test_lambda_0_gives_the_base_byte_for_byte(
         assert state[name].numpy().tobytes() == held["base"][name].tobytes()
 
 
-@pytest.mark.parametrize("method", ["ties", "breadcrumbs_ties", "ram", "sce", "model_stock"])
+@pytest.mark.parametrize(
+    "method", ["ties", "breadcrumbs_ties", "ram", "ramplus_tl", "sce", "model_stock"]
+)
 def test_the_order_of_the_models_does_not_matter(folder: Path, tmp_path: Path, method: str) -> None:
     own = {"weight": 0.5, **ELABORATE[method]} if method in ELABORATE else {}
     outs = [
@@ -336,7 +422,7 @@ def test_the_order_of_the_models_does_not_matter(folder: Path, tmp_path: Path, m
         assert np.allclose(outs[0][name], outs[1][name], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "breadcrumbs_ties", "sce"])
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "breadcrumbs_ties", "della", "sce"])
 def test_one_model_alone_with_all_of_it_kept_is_that_model(
     folder: Path, held: dict[str, Arrays], tmp_path: Path, method: str
 ) -> None:
@@ -346,11 +432,13 @@ def test_one_model_alone_with_all_of_it_kept_is_that_model(
         assert np.allclose(out[name], held["a"][name], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "sce", "multislerp"])
+@pytest.mark.parametrize(
+    "method", ["ties", "dare_ties", "sce", "multislerp", "ramplus_tl", "della"]
+)
 def test_threads_batches_and_instruction_sets_change_no_bit_and_a_replay_finds_the_same(
     folder: Path, tmp_path: Path, method: str
 ) -> None:
-    own = {} if method == "sce" else {"weight": 0.5, **ELABORATE.get(method, {})}
+    own = {} if method in ("sce", "ramplus_tl") else {"weight": 0.5, **ELABORATE.get(method, {})}
     more = {"select_topk": 0.3} if method == "sce" else {}
     text = recipe(folder, method, dict.fromkeys("abc", own), **more)
     runs = (

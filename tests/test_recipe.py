@@ -148,9 +148,9 @@ FAULTS = {
         "Methods that exist: linear, task_arithmetic, passthrough",
     ),
     "method to come": (
-        BASED.replace("task_arithmetic", "nearswap") + ONE,
+        BASED.replace("task_arithmetic", "arcee_fusion") + ONE,
         1,
-        "nearswap is not supported yet",
+        "arcee_fusion is not supported yet",
     ),
     "parameter of another method": (
         "merge_method: linear\n" + ONE + "parameters: {lambda: 0.5}\n",

@@ -22,6 +22,10 @@ class Part:
         of_variance: bool = ...,
         random_below: int = ...,
         key: int = ...,
+        row: int = ...,
+        random_span: int = ...,
+        limit: float = ...,
+        alone: float = ...,
     ) -> None: ...
 
 class Consensus:
@@ -85,7 +89,12 @@ class SelectJob:
 
 class DeltaSumsJob:
     def __init__(
-        self, *, sources: Sequence[Source], elements: int, parts: Sequence[Part]
+        self,
+        *,
+        sources: Sequence[Source],
+        elements: int,
+        parts: Sequence[Part],
+        counted: bool = ...,
     ) -> None: ...
 
 class MergeResult:
@@ -154,6 +163,6 @@ def delta_sums(
     isa: str = ...,
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
-) -> list[list[tuple[float, float, float]]]: ...
+) -> list[list[tuple[float, float, float, int, int]]]: ...
 def allocate(path: str, size_bytes: int) -> None: ...
 def available_isas() -> list[str]: ...

@@ -21,7 +21,9 @@ _VARIANCE = -1
 _ALL, _NONE = (0, 2**64 - 1), (2**32 - 1, 0)
 _LEAST_NORM = 1e-7
 _Cuts = tuple[tuple[int, int], tuple[int, int]]  # what is in, and what of it is not
-_Factors = tuple[float, float]  # of a delta's values, and of its weight
+_Factors = tuple[float, float, float]  # of a delta's values, of its weight, of values alone
+_Sums = tuple[float, float, float, int, int]  # csrc/consensus.hpp
+_UNCHANGED: _Factors = (1.0, 1.0, 1.0)
 
 
 def decided(
@@ -195,30 +197,28 @@ def _gains(
     wanted: _Wanted, cuts: Sequence[Sequence[_Cuts]], engine: _Engine
 ) -> list[list[_Factors]]:
     """Per consensus and delta, what multiplies its values and its weight."""
-    gains = [[(1.0, 1.0)] * len(consensus.deltas) for _, consensus in wanted]
-    summed = [
-        n
-        for n, (_, consensus) in enumerate(wanted)
-        if consensus.by_energy or any(delta.keep.rescale for delta in consensus.deltas)
-    ]
+    gains = [[_UNCHANGED] * len(consensus.deltas) for _, consensus in wanted]
+    summed = [n for n, (_, consensus) in enumerate(wanted) if consensus.summed]
     jobs = [
         _core.DeltaSumsJob(
             sources=engine.sources(wanted[n][0].job),
             elements=wanted[n][0].job.elements,
             parts=[
-                _part(delta, limits, (1.0, 1.0))
+                _part(delta, limits, _UNCHANGED)
                 for delta, limits in zip(wanted[n][1].deltas, cuts[n], strict=True)
             ],
+            counted=wanted[n][1].reward != 0,
         )
         for n in summed
     ]
     for n, norms in zip(summed, engine.run(_core.delta_sums, jobs), strict=True):
         consensus = wanted[n][1]
-        energy = sum(square for _, _, square in norms)
+        energy = sum(square for _, _, square, _, _ in norms)
         gains[n] = [
             (
                 _gain(norm) if delta.keep.rescale else 1.0,
                 _share(norm, energy, len(norms)) if consensus.by_energy else 1.0,
+                _rewarded(norm, consensus),
             )
             for delta, norm in zip(consensus.deltas, norms, strict=True)
         ]
@@ -246,7 +246,12 @@ def _unranked(keep: Keep) -> _Cuts:
 
 def _part(delta: Delta, cuts: _Cuts, factors: _Factors) -> _core.Part:
     keep = delta.keep
-    gain, weight = factors
+    gain, weight, alone = factors
+    least = min(_ALWAYS, round((keep.probability - keep.spread) * _ALWAYS))
+    span = 0
+    if keep.row:  # 0 and 1 are not among these probabilities
+        least = max(1, least)
+        span = min(round(2 * keep.spread * _ALWAYS), _ALWAYS - 1 - least)
     return _core.Part(
         source=delta.source,
         weight=delta.weight * weight,
@@ -254,16 +259,28 @@ def _part(delta: Delta, cuts: _Cuts, factors: _Factors) -> _core.Part:
         outer=cuts[0],
         inner=cuts[1],
         of_variance=keep.of_variance,
-        random_below=min(_ALWAYS, round(keep.probability * _ALWAYS)),
+        random_below=least,
+        random_span=span,
+        row=keep.row,
         key=keep.key,
+        limit=delta.limit,
+        alone=alone,
     )
 
 
-def _gain(norms: tuple[float, float, float]) -> float:
+def _gain(norms: _Sums) -> float:
     """What makes up for the dropped elements, in the L1 norm; 1 where next to nothing is left."""
-    whole, kept, _ = norms
+    whole, kept, *_ = norms
     return whole / kept if kept > _LEAST_NORM else 1.0
 
 
-def _share(norms: tuple[float, float, float], energy: float, count: int) -> float:
+def _share(norms: _Sums, energy: float, count: int) -> float:
     return norms[2] / energy if energy > 0 else 1 / count
+
+
+def _rewarded(norms: _Sums, consensus: Consensus) -> float:
+    """What multiplies the elements that this delta has alone; it matters only if there are any."""
+    *_, count, alone = norms
+    if consensus.reward == 0 or alone == 0:
+        return 1.0
+    return 1 + consensus.reward * min((count - alone) / alone, consensus.most_shared)

@@ -6,6 +6,7 @@ whose coefficients depend on norms and angles. `deciding.py` measures and decide
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,10 @@ class Keep:
     of_variance: bool = False
     above: float | None = None  # those of a larger magnitude; in place of ranks
     probability: float = 1.0  # with which each takes part
+    # It rises with the rank of a magnitude within its row of so many elements, from `spread` below
+    # for the smallest to `spread` above for the largest.
+    row: int = 0
+    spread: float = 0.0
     key: int = 0  # of the random numbers: see random_key
     rescale: bool = False  # what takes part is scaled up to the L1 norm of the whole delta
 
@@ -43,6 +48,7 @@ class Delta:
     source: int
     weight: float
     keep: Keep = Keep()
+    limit: float = math.inf  # finite values of a larger magnitude, weighted, are cut down to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,9 @@ class Consensus:
 
     `elect`: only elements of the sign of the sum take part; with `elect_first` it is the sum before
     weights. `normalize`: divided by the weights of those that take part. `by_energy`: weights are
-    multiplied by each delta's share of the sum of squares of what takes part.
+    multiplied by each delta's share of the sum of squares of what takes part. `reward`: elements
+    that one delta has alone are multiplied by 1 + reward * min(s, most_shared), s being the number
+    of its elements that others have too, divided by the number of those that it has alone.
     """
 
     base: int
@@ -61,6 +69,8 @@ class Consensus:
     elect_first: bool = False
     normalize: bool = False
     by_energy: bool = False
+    reward: float = 0.0
+    most_shared: float = math.inf
 
     @property
     def is_base(self) -> bool:
@@ -71,8 +81,13 @@ class Consensus:
     def passes(self) -> int:
         """How often the inputs are read, equal magnitudes at a cut apart."""
         ranked = any(delta.keep.ranked for delta in self.deltas)
-        summed = self.by_energy or any(delta.keep.rescale for delta in self.deltas)
-        return 1 + ranked + summed
+        return 1 + ranked + self.summed
+
+    @property
+    def summed(self) -> bool:
+        """Whether what takes part has to be summed or counted."""
+        rescaled = any(delta.keep.rescale for delta in self.deltas)
+        return self.by_energy or self.reward != 0 or rescaled
 
     def renumbered(self, numbers: Mapping[int, int]) -> Consensus:
         """The same of inputs with other numbers; a delta of the base itself is none."""

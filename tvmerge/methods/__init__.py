@@ -9,13 +9,16 @@ from tvmerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from tvmerge.methods.dare import DARE_LINEAR, DARE_TIES
 from tvmerge.methods.declaring import Method as Method
 from tvmerge.methods.declaring import Parameter as Parameter
+from tvmerge.methods.della import DELLA, DELLA_LINEAR
 from tvmerge.methods.karcher import KARCHER
 from tvmerge.methods.linear import LINEAR
 from tvmerge.methods.model_stock import MODEL_STOCK
 from tvmerge.methods.multislerp import MULTISLERP
+from tvmerge.methods.nearswap import NEARSWAP
 from tvmerge.methods.nuslerp import NUSLERP
 from tvmerge.methods.passthrough import PASSTHROUGH
 from tvmerge.methods.ram import RAM
+from tvmerge.methods.ramplus_tl import RAMPLUS_TL
 from tvmerge.methods.sce import SCE
 from tvmerge.methods.slerp import SLERP
 from tvmerge.methods.task_arithmetic import TASK_ARITHMETIC
@@ -26,10 +29,9 @@ METHODS = {
     for method in (
         LINEAR, TASK_ARITHMETIC, PASSTHROUGH, TIES, DARE_LINEAR, DARE_TIES, BREADCRUMBS,
         BREADCRUMBS_TIES, SCE, RAM, SLERP, NUSLERP, MULTISLERP, KARCHER, MODEL_STOCK,
+        NEARSWAP, RAMPLUS_TL, DELLA, DELLA_LINEAR,
     )
 }  # fmt: skip
 
 # Methods of mergekit 0.1.5 that have no function here yet.
-NOT_YET = frozenset(
-    {"arcee_fusion", "della", "della_linear", "nearswap", "ramplus_tl"}
-)  # fmt: skip
+NOT_YET = frozenset({"arcee_fusion"})

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from tvmerge.assembly import AssembledTensor
 
 
+EPSILON = Parameter(name="epsilon", kind=float, default=1e-5)
+
+
 def ram(tensor: AssembledTensor) -> Consensus:
     """`base + sum_k d_k m_k / max(1, sum_k m_k)`, m_k where |d_k| > epsilon.
 
@@ -26,7 +29,7 @@ def ram(tensor: AssembledTensor) -> Consensus:
 
 RAM = Method(
     name="ram",
-    of_merge=(Parameter(name="epsilon", kind=float, default=1e-5),),
+    of_merge=(EPSILON,),
     needs_base=True,
     decision=ram,
 )

@@ -1,0 +1,58 @@
+// Probabilities that rise with the rank of a magnitude within its row: DELLA (Deep et
+// al., 2406.11617). Rows need not begin or end where slices do.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "consensus.hpp"
+#include "job.hpp"
+#include "kernels.hpp"
+#include "reading.hpp"
+
+namespace tvmerge {
+
+// The deltas of a whole tensor, some of whose parts may have rows.
+struct RankedDeltas {
+  const std::vector<Source>& sources;
+  std::uint64_t elements;
+  const std::vector<Part>& parts;
+
+  [[nodiscard]] bool any_rows() const;
+  // Whether the rows and the probabilities of all parts make sense.
+  [[nodiscard]] bool good() const;
+  // What ranking slices of `count` elements takes of a thread's memory: what grows with
+  // the slice, and with the longest row.
+  [[nodiscard]] std::uint64_t slice_bytes(std::uint64_t count) const;
+  [[nodiscard]] std::uint64_t row_bytes() const;
+  [[nodiscard]] std::uint64_t bytes(std::uint64_t count) const {
+    return any_rows() ? slice_bytes(count) + row_bytes() : 0;
+  }
+};
+
+// One thread's ranking.
+class RowRanks {
+ public:
+  // `memory` is room for what RankedDeltas::bytes says.
+  RowRanks(Inputs& inputs, const Kernels& kernels, unsigned char* memory)
+      : inputs_(inputs), kernels_(kernels), memory_(memory) {}
+
+  // What the random numbers of elements [start, start + count) have to lie below, one
+  // part behind the other; null where no part has rows. `terms` hold the slice. Reads the
+  // rest of the rows that it cuts.
+  [[nodiscard]] const std::uint32_t* limits(const RankedDeltas& deltas,
+                                            const std::vector<Term>& terms,
+                                            std::uint64_t start,
+                                            std::uint64_t count) const;
+
+ private:
+  // The keys of [start, start + count), from the files.
+  void read_keys(const RankedDeltas& deltas, const Part& part, std::uint64_t start,
+                 std::uint64_t count, unsigned char* room, Key* keys) const;
+
+  Inputs& inputs_;
+  const Kernels& kernels_;
+  unsigned char* memory_;
+};
+
+}  // namespace tvmerge
