@@ -178,12 +178,11 @@ PYBIND11_MODULE(_core, module) {
 
   py::class_<Consensus>(module, "Consensus")
       .def(py::init([](std::vector<Part> parts, double scale, bool elect,
-                       bool elect_first, bool normalize, std::uint64_t first) {
-             return Consensus{std::move(parts), scale,     elect,
-                              elect_first,      normalize, first};
+                       bool elect_first, bool normalize) {
+             return Consensus{std::move(parts), scale, elect, elect_first, normalize};
            }),
            py::kw_only(), py::arg("parts"), py::arg("scale"), py::arg("elect"),
-           py::arg("elect_first") = false, py::arg("normalize"), py::arg("first") = 0);
+           py::arg("elect_first") = false, py::arg("normalize"));
 
   py::class_<Output>(module, "Output")
       .def(py::init([](std::uint32_t file, std::uint64_t offset_bytes,

@@ -65,7 +65,6 @@ struct Consensus {
   bool elect;
   bool elect_first;
   bool normalize;
-  std::uint64_t first;  // the element of the tensor that the job begins with
 };
 
 // Of one part's delta, in float64: sum |d|, and over kept elements sum |d| and sum d^2.

@@ -191,8 +191,7 @@ void consensus_sum(const ConsensusSlice& slice, std::size_t start, std::size_t c
   decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
   std::fill_n(sum, count, Sum{0});
   const ConsensusTile tile(slice.terms, slice.term_count, consensus.parts.data(),
-                           consensus.parts.size(), consensus.first + slice.first + start,
-                           start, count);
+                           consensus.parts.size(), slice.first + start, start, count);
   for (std::size_t k = 0; k < consensus.parts.size(); ++k) {
     const Part& part = consensus.parts[k];
     Sum* const value = values + k * kTile;

@@ -37,7 +37,6 @@ class Consensus:
         elect: bool,
         elect_first: bool = ...,
         normalize: bool,
-        first: int = ...,
     ) -> None: ...
 
 class Output:

@@ -129,7 +129,7 @@ def diff(
     measured = _measure([(slots, ()) for _, slots in pairs], options or RunOptions())
     sums = []
     for (name, slots), ((aa, ab, bb, difference), (changed,)) in zip(pairs, measured, strict=True):
-        # Infinity minus itself is NaN, which would count as a change.
+        # NaN differs from itself, and would count as a change.
         if math.isnan(difference) and _same_bytes(*slots):
             changed, difference = 0, 0.0
         sums.append(_Sums(name, slots[0].entry.elements, changed, aa, bb, ab, difference))

@@ -89,13 +89,18 @@ class Consensus:
         rescaled = any(delta.keep.rescale for delta in self.deltas)
         return self.by_energy or self.reward != 0 or rescaled
 
+    @property
+    def used(self) -> frozenset[int]:
+        """The numbers of what is read: an input of weight 0 is not, and may have any shape."""
+        return frozenset({self.base, *(delta.source for delta in self.deltas if delta.weight)})
+
     def renumbered(self, numbers: Mapping[int, int]) -> Consensus:
         """The same of inputs with other numbers; a delta of the base itself is none."""
         base = numbers[self.base]
         deltas = tuple(
             replace(one, source=numbers[one.source])
             for one in self.deltas
-            if numbers[one.source] != base
+            if one.weight and numbers[one.source] != base
         )
         return replace(self, base=base, deltas=deltas)
 
@@ -124,6 +129,11 @@ class Blend(ABC):
     def passes(self) -> int:
         """How often the inputs are read."""
         return 2
+
+    @property
+    def used(self) -> frozenset[int]:
+        """The numbers of the inputs that are read."""
+        return frozenset({*self.inputs, *(() if self.base is None else (self.base,))})
 
     @abstractmethod
     def weights(self, gram: Gram) -> Sequence[float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from fractions import Fraction
 from importlib import import_module
@@ -28,7 +29,7 @@ Terms = dict[Stored, Fraction]
 _Self = TypeVar("_Self", bound="Folded")  # typing.Self needs Python 3.11
 
 
-class Expression:
+class Expression(ABC):
     """A sum of stored tensors; `donor` gives layout, dtypes and files."""
 
     __slots__ = ("_donor",)
@@ -37,9 +38,9 @@ class Expression:
     _plan: Callable[..., Plan]
 
     @property
+    @abstractmethod
     def weighting(self) -> Weighting:
         """What is summed: the coefficients of whole models, or of every tensor."""
-        raise NotImplementedError
 
     @property
     def donor(self) -> Stored:

@@ -33,7 +33,7 @@ def breadcrumbs(tensor: AssembledTensor, *, elect: bool) -> Consensus:
         if density >= 1:
             return Keep()
         elements = elements_of(tensor)
-        kept = int(max(density, 0.0) * elements)
+        kept = int(density * elements)
         outliers = min(int(gamma * elements), elements - kept)
         rescale = bool(tensor.parameters["rescale"])
         return Keep(largest=kept + outliers, but_largest=outliers, rescale=rescale)
@@ -44,7 +44,7 @@ def breadcrumbs(tensor: AssembledTensor, *, elect: bool) -> Consensus:
 def _method(name: str, *, elect: bool) -> Method:
     return Method(
         name=name,
-        of_models=(WEIGHT, DENSITY, Parameter(name="gamma", kind=float, default=0.01)),
+        of_models=(WEIGHT, DENSITY, Parameter(name="gamma", kind=float, default=0.01, least=0.0)),
         of_merge=(
             LAMBDA,
             switch("normalize", default=False),

@@ -35,7 +35,7 @@ def dare(tensor: AssembledTensor, *, elect: bool) -> Consensus:
             return Keep()
         key = random_key(int(tensor.parameters["seed"]), tensor.name, number)
         rescale = bool(tensor.parameters["rescale"])
-        return Keep(probability=max(density, 0.0), key=key, rescale=rescale)
+        return Keep(probability=density, key=key, rescale=rescale)
 
     return consensus_of(tensor, keep, elect=elect)
 

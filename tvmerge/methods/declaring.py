@@ -16,12 +16,16 @@ Scalar = float | bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """One parameter: `kind` is float or bool; a required one has no default."""
+    """One parameter: `kind` is float or bool; a required one has no default.
+
+    No number may be smaller than `least`.
+    """
 
     name: str
     kind: type
     default: Scalar | None = None
     required: bool = False
+    least: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,13 +37,13 @@ def della(tensor: AssembledTensor, *, elect: bool) -> Consensus:
         density, epsilon = (float(one.parameters[name]) for name in ("density", "epsilon"))
         if density >= 1:
             return Keep()
-        if density <= 0:
+        if density == 0:
             return Keep(probability=0.0)
-        if epsilon < 0 or density - epsilon <= 0 or density + epsilon >= 1:
+        if density - epsilon <= 0 or density + epsilon >= 1:
             raise ConfigError(
                 f"{tensor.name}: density - epsilon and density + epsilon are {density - epsilon:g} "
                 f"and {density + epsilon:g} for {one.model.reference}, and must lie between 0 and "
-                "1 (and epsilon may not be negative). Lower epsilon"
+                "1. Lower epsilon"
             )
         return Keep(
             probability=density,
@@ -59,7 +59,7 @@ def della(tensor: AssembledTensor, *, elect: bool) -> Consensus:
 def _method(name: str, *, elect: bool) -> Method:
     return Method(
         name=name,
-        of_models=(WEIGHT, DENSITY, Parameter(name="epsilon", kind=float, default=0.15)),
+        of_models=(WEIGHT, DENSITY, Parameter(name="epsilon", kind=float, default=0.15, least=0.0)),
         of_merge=(
             LAMBDA,
             SEED,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tvmerge.assembly import AssembledInput, AssembledTensor
 
 WEIGHT = Parameter(name="weight", kind=float, required=True)
-DENSITY = Parameter(name="density", kind=float, default=1.0)
+DENSITY = Parameter(name="density", kind=float, default=1.0, least=0.0)
 LAMBDA = Parameter(name="lambda", kind=float, default=1.0)
 SEED = Parameter(name="seed", kind=float, default=0.0)
 # mergekit's way to save memory for masks that are not stored here.

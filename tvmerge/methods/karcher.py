@@ -34,7 +34,8 @@ class Karcher(Blend):
         held = [k for k in range(size) if lengths[k] > self.tolerance]
         if not held:
             return [0.0] * size
-        points = [units(gram)[k] for k in held]
+        directions = units(gram)
+        points = [directions[k] for k in held]
         mean = scaled(summed(points), 1 / len(held))
         length = norm(gram, mean)
         if length == 0 or length < self.tolerance:
@@ -62,8 +63,8 @@ def karcher(tensor: AssembledTensor) -> Karcher:
 KARCHER = Method(
     name="karcher",
     of_merge=(
-        Parameter(name="max_iter", kind=float, default=10.0),
-        Parameter(name="tol", kind=float, default=1e-5),
+        Parameter(name="max_iter", kind=float, default=10.0, least=0.0),
+        Parameter(name="tol", kind=float, default=1e-5, least=0.0),
     ),
     fewest_models=2,
     decision=karcher,

@@ -60,7 +60,7 @@ MULTISLERP = Method(
     of_models=(WEIGHT,),
     of_merge=(
         switch("normalize_weights", default=True),
-        Parameter(name="eps", kind=float, default=1e-8),
+        Parameter(name="eps", kind=float, default=1e-8, least=0.0),
     ),
     fewest_models=2,
     may_have_base=True,

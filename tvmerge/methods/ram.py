@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tvmerge.assembly import AssembledTensor
 
 
-EPSILON = Parameter(name="epsilon", kind=float, default=1e-5)
+EPSILON = Parameter(name="epsilon", kind=float, default=1e-5, least=0.0)
 
 
 def ram(tensor: AssembledTensor) -> Consensus:

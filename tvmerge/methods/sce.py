@@ -23,7 +23,7 @@ def sce(tensor: AssembledTensor) -> Consensus:
     topk = float(tensor.parameters["select_topk"])
     others = [number for number in range(len(tensor.inputs)) if number != tensor.base]
     selects = topk < 1 and len(others) > 1  # one model's delta does not vary
-    keep = Keep(share=max(topk, 0.0), of_variance=True) if selects else Keep()
+    keep = Keep(share=topk, of_variance=True) if selects else Keep()
     deltas = tuple(Delta(number, 1.0, keep) for number in others)
     return Consensus(
         tensor.base, deltas, elect=True, elect_first=True, normalize=True, by_energy=True
@@ -32,7 +32,7 @@ def sce(tensor: AssembledTensor) -> Consensus:
 
 SCE = Method(
     name="sce",
-    of_merge=(Parameter(name="select_topk", kind=float, default=1.0), INT8_MASK),
+    of_merge=(Parameter(name="select_topk", kind=float, default=1.0, least=0.0), INT8_MASK),
     needs_base=True,
     decision=sce,
 )

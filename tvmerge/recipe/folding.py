@@ -59,10 +59,10 @@ def _decided(tensor: AssembledTensor) -> TensorSum:
     """What is read for a tensor, and what is decided then."""
     method = METHODS[tensor.method]
     assert method.decision is not None
-    places = [_stored(one, tensor) for one in tensor.inputs]
-    operands = tuple(dict.fromkeys((tensor.like, *places)))
-    numbers = {n: operands.index(place) for n, place in enumerate(places)}
-    decision = method.decision(tensor).renumbered(numbers)
+    asked = method.decision(tensor)
+    places = {number: _stored(tensor.inputs[number], tensor) for number in sorted(asked.used)}
+    operands = tuple(dict.fromkeys((tensor.like, *places.values())))
+    decision = asked.renumbered({n: operands.index(place) for n, place in places.items()})
     if isinstance(decision, Consensus) and decision.base != 0:
         raise ConfigError(
             f"{tensor.name}: {tensor.method} here takes the base from {places[tensor.base or 0]}, "
@@ -83,6 +83,12 @@ def _stored(one: AssembledInput, tensor: AssembledTensor) -> Operand:
             "folder"
         )
     (operand,) = terms
+    own, wanted = operand.slot.entry.shape, tensor.like.slot.entry.shape
+    if own != wanted:  # of a weight of 0, which the checks let pass
+        raise ConfigError(
+            f"{tensor.name}: shape {list(own)} in {one.model.reference}, expected {list(wanted)}. "
+            f"{tensor.method} measures every model, whatever its weight: give all one shape"
+        )
     return operand
 
 

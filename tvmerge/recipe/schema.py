@@ -31,8 +31,8 @@ def schema() -> dict[str, Any]:
         "maxItems": 2,
         "description": "The first layer, and the one after the last.",
     }
-    model = {"model": _TEXT, "parameters": _parameters(of_models.values())}
-    shared = _parameters(of_merge.values())
+    shared, own = {"$ref": "#/$defs/parameters"}, {"$ref": "#/$defs/of_a_model"}
+    model = {"model": _TEXT, "parameters": own}
     models = _list(_object(model, required=["model"]))
     source = _object(model | {"layer_range": layers}, required=["model"])
     part = {"sources": _list(source), "base_model": _TEXT, "parameters": shared}
@@ -56,6 +56,10 @@ def schema() -> dict[str, Any]:
         "title": "A recipe of tvmerge",
         **_object(keys, required=["merge_method"]),
         **_one_of(forms),
+        "$defs": {
+            "parameters": _parameters(of_merge.values()),
+            "of_a_model": _parameters(of_models.values()),
+        },
     }
 
 
@@ -77,7 +81,8 @@ def _parameters(parameters: Iterable[Parameter]) -> dict[str, Any]:
 
 
 def _values(parameter: Parameter) -> dict[str, Any]:
-    scalar = {"type": "boolean" if parameter.kind is bool else "number"}
+    least = {} if parameter.least is None else {"minimum": parameter.least}
+    scalar = {"type": "boolean" if parameter.kind is bool else "number", **least}
     value = {"anyOf": [scalar, {"type": "array", "items": scalar, "minItems": 2}]}
     filtered = _object({"filter": {"type": ["string", "null"]}, "value": value}, required=["value"])
     default = {} if parameter.default is None else {"default": parameter.default}

@@ -66,7 +66,7 @@ def _value(
     reader: Reader, value: Any, at: Location, parameter: Parameter
 ) -> Scalar | tuple[Scalar, ...] | None:
     if not isinstance(value, list):
-        return reader.scalar(value, at, parameter.kind)
+        return _scalar(reader, value, at, parameter)
     if len(value) < 2:
         reader.fault(
             at,
@@ -74,9 +74,17 @@ def _value(
             "Give one number without brackets for all layers",
         )
         return None
-    scalars = [reader.scalar(one, (*at, n), parameter.kind) for n, one in enumerate(value)]
+    scalars = [_scalar(reader, one, (*at, n), parameter) for n, one in enumerate(value)]
     found = tuple(one for one in scalars if one is not None)
     return found if len(found) == len(value) else None
+
+
+def _scalar(reader: Reader, value: Any, at: Location, parameter: Parameter) -> Scalar | None:
+    found = reader.scalar(value, at, parameter.kind)
+    if found is not None and parameter.least is not None and found < parameter.least:
+        reader.fault(at, f"expected {parameter.least:g} or more, found {found:g}")
+        return None
+    return found
 
 
 def resolve(
