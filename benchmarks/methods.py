@@ -8,6 +8,7 @@ seconds, their ratio to task arithmetic by medians, and peak memory as a markdow
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -30,8 +31,12 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any], int, str]] = {
     "dare_ties": (HALF, {}, 3, "base"),
     "breadcrumbs": (HALF, {}, 3, "base"),
     "breadcrumbs_ties": (HALF, {}, 3, "base"),
+    "della": (HALF, {}, 3, "base"),
+    "della_linear": (HALF, {}, 3, "base"),
     "sce": ({}, {"select_topk": 0.2}, 3, "base"),
     "ram": ({}, {"epsilon": 0.001}, 3, "base"),
+    "ramplus_tl": ({}, {"epsilon": 0.001}, 3, "base"),
+    "nearswap": ({}, {"t": 0.01}, 1, "base"),
     "slerp": ({}, {"t": 0.3}, 1, "listed"),
     "nuslerp": ({"weight": 0.5}, {}, 2, "none"),
     "multislerp": ({"weight": 0.5}, {}, 3, "base"),
@@ -73,6 +78,7 @@ def main(models: Path, rounds: int, only: str) -> None:
             peaks[name] = peak_rss_mib(command)
             seconds[name].append(time.monotonic() - started)
             shutil.rmtree(out)
+            os.sync()  # or the next one waits for what this one left the disk to do
     text.unlink()
     yardstick = median(seconds["task_arithmetic"])
     click.echo(

@@ -41,7 +41,7 @@ def recipe(
 
 
 def merge(text: str, out: Path, options: RunOptions | None = None) -> Arrays:
-    model = build(parse_recipe(Path("recipe.yaml"), text.replace("'", "").encode()))
+    model = build(parse_recipe(Path("recipe.yaml"), text.encode()))
     if options is None:
         model.save(out)
     else:

@@ -98,7 +98,7 @@ def test_della_refuses_probabilities_beyond_0_and_1(
 ) -> None:
     text = recipe(folder, "della", weighted(density=density, epsilon=epsilon))
     with pytest.raises(ConfigError, match="must lie between 0 and 1"):
-        build(parse_recipe(Path("r"), text.replace("'", "").encode()))
+        build(parse_recipe(Path("r"), text.encode()))
 
 
 @pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties"])

@@ -65,6 +65,11 @@ class Batch:
         """What the batch reads and writes together."""
         return self.bytes_read + self.bytes_written
 
+    @cached_property
+    def bytes_held(self) -> int:
+        """What the page cache would hold of the batch: what is read twice counts once."""
+        return sum([job.bytes_held for job in self.jobs])
+
 
 def cut(
     plan: Plan,

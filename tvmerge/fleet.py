@@ -74,7 +74,7 @@ class Fleet:
         # With fewer threads than CPUs, a batch that was to wait would run beside the other.
         ahead = AHEAD if self._options.threads is None else 1
         schedule = Schedule(sizes, self._nodes, ahead=ahead)
-        share = sum(sizes.values()) // len(self._nodes)
+        share = sum(batch.bytes_held for batch in batches) // len(self._nodes)
         while not schedule.finished:
             for node, number in _assignments(schedule):
                 ref = self._send(self._nodes[node], numbered[number], share)
@@ -164,7 +164,7 @@ def _assignments(schedule: Schedule) -> Iterator[tuple[str, int]]:
 
 
 def _run(batch: Batch, options: RunOptions, share: int) -> Record:
-    """On a node: `share` is about what it will move in all."""
+    """On a node: `share` is about what its page cache would hold in all."""
     record = run_batch(batch, options.workspace(share))
     for path in batch.outputs.values():
         _flush(path)

@@ -61,8 +61,16 @@ class Combine(NamedTuple):
     @property
     def bytes_read(self) -> int:
         """The size of all sources, as often as they are read."""
-        once = self.elements * sum([DTYPE_BITS[source.dtype] for source in self.sources]) // 8
-        return once * self.passes
+        return self._once * self.passes
+
+    @property
+    def bytes_held(self) -> int:
+        """What the page cache would hold of it: sources and results, each once."""
+        return self._once + self.bytes_written
+
+    @property
+    def _once(self) -> int:
+        return self.elements * sum([DTYPE_BITS[source.dtype] for source in self.sources]) // 8
 
     @property
     def passes(self) -> int:
@@ -111,6 +119,11 @@ class Copy(NamedTuple):
     def bytes_read(self) -> int:
         """The bytes of the source and of all that it is compared with."""
         return self.size_bytes * (1 + len(self.same_as))
+
+    @property
+    def bytes_held(self) -> int:
+        """What the page cache would hold of it."""
+        return self.bytes_read + self.bytes_written
 
     @property
     def bytes_written(self) -> int:

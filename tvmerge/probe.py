@@ -91,7 +91,7 @@ def probe(
         )
         caches = page_caches(plan)
         parts = [load_of(batch, caches) for batch in batches]
-        workspace = options.workspace(sum(batch.bytes_to_move for batch in batches))
+        workspace = options.workspace(sum(batch.bytes_held for batch in batches))
         sample = _Sample(workspace, outputs, caches)
         try:
             sample.run(list(zip(batches, parts, strict=True)), budget_seconds)

@@ -72,7 +72,7 @@ def _compute(plan: Plan, options: RunOptions) -> Outcome:
     names = [Path(shard.name) for shard in plan.shards]
     batches = cut(plan, names, batch_bytes=options.batch_bytes)
     whole = sum(batch.bytes_to_move for batch in batches)
-    workspace = options.workspace(whole)
+    workspace = options.workspace(sum(batch.bytes_held for batch in batches))
     done = run_batches(batches, workspace, options.progress, whole=whole, write=False)
     return outcomes(plan, batches, {record.number: record for record in done})[0]
 

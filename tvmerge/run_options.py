@@ -86,18 +86,18 @@ class RunOptions:
         """Whether an output of this size is on the disk before it gets its name."""
         return output_bytes >= SYNC_FROM_BYTES if self.sync is None else self.sync
 
-    def workspace(self, bytes_to_move: int = 0) -> Workspace:
+    def workspace(self, bytes_held: int = 0) -> Workspace:
         """What the engine may use, fixed now: the process grows a little while it runs.
 
-        A run whose files would fill memory leaves the page cache as it was: other programs' files
-        are not pushed out of it.
+        A run whose files (`bytes_held`) would fill memory leaves the page cache as it was: other
+        programs' files are not pushed out of it.
         """
         return Workspace(
             threads=self.thread_count(),
             slice_bytes=self.slice_bytes,
             buffer_bytes=self.buffer_bytes(),
             isa=self.isa,
-            drop_behind=bytes_to_move > _CACHE_SHARE * _available_bytes(),
+            drop_behind=bytes_held > _CACHE_SHARE * _available_bytes(),
         )
 
 

@@ -109,7 +109,7 @@ def _local(options: RunOptions, told: _Told) -> Runner:
     """Runs batches in this process, one after the other."""
 
     def run(batches: Sequence[Batch]) -> Iterator[Record]:
-        workspace = options.workspace(sum(batch.bytes_to_move for batch in batches))
+        workspace = options.workspace(sum(batch.bytes_held for batch in batches))
         for batch in batches:
             yield run_batch(batch, workspace, told.in_batch if told.progress else None)
 

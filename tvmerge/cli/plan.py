@@ -124,8 +124,8 @@ def _probe(planned: Plan, place: Path, options: RunOptions) -> Probed:
 
 def _write_back_bytes(planned: Plan, options: RunOptions) -> int:
     """What has to reach the disk before the merge can end: what memory has no room for."""
-    moved = sum(job.bytes_read + job.bytes_written for job in planned.jobs)
-    if options.flushes(planned.output_bytes) or options.workspace(moved).drop_behind:
+    held = sum(job.bytes_held for job in planned.jobs)
+    if options.flushes(planned.output_bytes) or options.workspace(held).drop_behind:
         return planned.output_bytes
     return max(0, planned.output_bytes - room_in_memory_bytes())
 
