@@ -18,15 +18,20 @@ from method_models import (
 )
 
 from tvmerge.algebra import Checkpoint
+from tvmerge.batches import cut
 from tvmerge.cli import cli
+from tvmerge.deciding import decided
 from tvmerge.errors import ConfigError
 from tvmerge.jobs import Combine, size_bytes
+from tvmerge.merge import save_checkpoint
 from tvmerge.methods import METHODS
 from tvmerge.plan import plan_checkpoint
 from tvmerge.receipt_parsing import read_receipt
 from tvmerge.recipe import build, parse_recipe
 from tvmerge.replay import replay
 from tvmerge.run_options import RunOptions
+from tvmerge.scaled import weighting_at
+from tvmerge.sweep import sweep
 
 pytest_plugins = ("method_fixtures",)
 
@@ -197,6 +202,31 @@ def test_what_is_read_twice_takes_its_room_in_the_page_cache_once(
     for job in (job for job in plan.jobs if isinstance(job, Combine)):
         once = size_bytes("F32", job.elements)
         assert (job.bytes_read, job.bytes_held) == (passes * 3 * once, 4 * once)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "model_stock"])
+def test_a_sweep_measures_once_for_all_scales_and_gives_each_merge_its_bytes(
+    folder: Path, tmp_path: Path, method: str
+) -> None:
+    own = {"weight": 0.5, **ELABORATE[method]} if method in ELABORATE else {}
+    model = build(parse_recipe(Path("r"), recipe(folder, method, {"a": own, "b": own}).encode()))
+    plans = [
+        plan_checkpoint([weighting_at(model, scale) for scale in scales], model.donor)
+        for scales in ([1.0], [0.25, 0.5, 1.0])
+    ]
+    moved = []
+    for plan in plans:
+        names = [Path(str(n)) for n in range(len(plan.shards) * plan.variants)]
+        (batch,) = cut(plan, names)
+        moved.append(decided(batch, RunOptions().workspace())[1])
+    assert moved[0] == moved[1] > 0
+    sweep(model, [0.25, 0.5, 1.0], tmp_path / "all")
+    for name, scale in (("scale-0.25", 0.25), ("scale-1", 1.0)):
+        alone = tmp_path / name
+        weighting = weighting_at(model, scale)
+        save_checkpoint(weighting, model.donor, alone, dtype=None, options=RunOptions())
+        swept = tmp_path / "all" / name / "model.safetensors"
+        assert swept.read_bytes() == (alone / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

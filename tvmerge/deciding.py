@@ -127,31 +127,41 @@ class _Engine:
 
 def _blended(held: Sequence[_Held], engine: _Engine) -> Iterator[tuple[_Held, tuple[float, ...]]]:
     blends = [(one, one.decision) for one in held if isinstance(one.decision, Blend)]
-    rows = [blend.rows(len(one.job.sources)) for one, blend in blends]
+    measured = {(one.number, blend.unscaled): one for one, blend in blends}
+    rows = [blend.rows(len(one.job.sources)) for (_, blend), one in measured.items()]
     jobs = [
         _core.MeasureJob(
             sources=engine.sources(one.job),
             elements=one.job.elements,
             rows=[coefficient for row in wanted for coefficient in row],
         )
-        for (one, _), wanted in zip(blends, rows, strict=True)
+        for one, wanted in zip(measured.values(), rows, strict=True)
     ]
     found = engine.run(_core.measure, jobs)
-    for (one, blend), wanted, (flat, _) in zip(blends, rows, found, strict=True):
-        size = len(wanted)
-        gram = [flat[start : start + size] for start in range(0, size * size, size)]
+    grams = {
+        key: [flat[start : start + len(wanted)] for start in range(0, len(flat), len(wanted))]
+        for key, wanted, (flat, _) in zip(measured, rows, found, strict=True)
+    }
+    for one, blend in blends:
+        gram = grams[one.number, blend.unscaled]
         yield one, blend.coefficients(gram, len(one.job.sources))
 
 
 def _agreed(held: Sequence[_Held], engine: _Engine) -> Iterator[tuple[_Held, _core.Consensus]]:
-    wanted = [(one, one.decision) for one in held if isinstance(one.decision, Consensus)]
+    asked = [(one, one.decision) for one in held if isinstance(one.decision, Consensus)]
+    measured = {(one.number, consensus.unscaled): one for one, consensus in asked}
+    wanted = [(one, consensus) for (_, consensus), one in measured.items()]
     cuts = _cuts(wanted, engine)
     gains = _gains(wanted, cuts, engine)
-    for (one, consensus), limits, factors in zip(wanted, cuts, gains, strict=True):
+    parts = {
+        key: list(map(_part, key[1].deltas, limits, factors))
+        for key, limits, factors in zip(measured, cuts, gains, strict=True)
+    }
+    for one, consensus in asked:
         yield (
             one,
             _core.Consensus(
-                parts=list(map(_part, consensus.deltas, limits, factors)),
+                parts=parts[one.number, consensus.unscaled],
                 scale=consensus.scale,
                 elect=consensus.elect,
                 elect_first=consensus.elect_first,

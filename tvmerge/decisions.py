@@ -104,6 +104,11 @@ class Consensus:
         )
         return replace(self, base=base, deltas=deltas)
 
+    @property
+    def unscaled(self) -> Consensus:
+        """What all scales of it have in common: the same is measured for them."""
+        return replace(self, scale=1.0)
+
     def scaled(self, by: float) -> Consensus:
         """`base + by * (self - base)`."""
         return replace(self, scale=self.scale * by)
@@ -154,6 +159,11 @@ class Blend(ABC):
         """The same of inputs with other numbers."""
         base = None if self.base is None else numbers[self.base]
         return replace(self, inputs=tuple(numbers[n] for n in self.inputs), base=base)
+
+    @property
+    def unscaled(self) -> Blend:
+        """What all scales of it have in common: the same is measured for them."""
+        return replace(self, share=1.0)
 
     def scaled(self, by: float) -> Blend:
         """`x_0 + by * (self - x_0)`, x_0 being input number 0."""
