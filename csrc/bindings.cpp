@@ -133,6 +133,33 @@ py::list states(const std::vector<DigestLanes>& digests) {
   return states;
 }
 
+// A function that reads what `jobs` name and writes nothing; show(result) for each job.
+template <typename Job, typename Result>
+using Measurement = std::vector<Result> (*)(const std::vector<std::string>&,
+                                            const std::vector<Job>&, const Options&);
+template <typename Job, typename Result, typename Show>
+void def_measurement(py::module_& module, const char* name, Measurement<Job, Result> run,
+                     Show show) {
+  module.def(
+      name,
+      [run, show](const std::vector<std::string>& inputs, const std::vector<Job>& jobs,
+                  unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
+                  bool drop_behind, const py::object& progress) {
+        const Options options =
+            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
+        const auto found = [&] {
+          const py::gil_scoped_release release;
+          return run(inputs, jobs, options);
+        }();
+        py::list results;
+        for (const auto& one : found) results.append(show(one));
+        return results;
+      },
+      py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
+      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
+      py::arg("progress") = py::none());
+}
+
 }  // namespace
 }  // namespace tvmerge
 
@@ -272,26 +299,9 @@ PYBIND11_MODULE(_core, module) {
       py::kw_only(), py::arg("threads"), py::arg("slice_bytes"), py::arg("buffer_bytes"),
       py::arg("drop_behind") = false, py::arg("progress") = py::none());
 
-  module.def(
-      "measure",
-      [](const std::vector<std::string>& inputs, const std::vector<MeasureJob>& jobs,
-         unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
-         bool drop_behind, const py::object& progress) {
-        const Options options =
-            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
-        std::vector<Measured> measured;
-        {
-          const py::gil_scoped_release release;
-          measured = measure(inputs, jobs, options);
-        }
-        py::list results;
-        for (Measured& one : measured)
-          results.append(py::make_tuple(one.gram, one.nonzero));
-        return results;
-      },
-      py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
-      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
-      py::arg("progress") = py::none());
+  def_measurement<MeasureJob>(module, "measure", &measure, [](const Measured& one) {
+    return py::make_tuple(one.gram, one.nonzero);
+  });
 
   py::class_<SelectJob>(module, "SelectJob")
       .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
@@ -303,29 +313,11 @@ PYBIND11_MODULE(_core, module) {
            }),
            py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("queries"));
 
-  module.def(
-      "select",
-      [](const std::vector<std::string>& inputs, const std::vector<SelectJob>& jobs,
-         unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
-         bool drop_behind, const py::object& progress) {
-        const Options options =
-            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
-        std::vector<std::vector<Cut>> found;
-        {
-          const py::gil_scoped_release release;
-          found = select(inputs, jobs, options);
-        }
-        py::list results;
-        for (const std::vector<Cut>& job : found) {
-          py::list cuts;
-          for (const Cut& cut : job) cuts.append(py::make_tuple(cut.key, cut.ties_end));
-          results.append(cuts);
-        }
-        return results;
-      },
-      py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
-      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
-      py::arg("progress") = py::none());
+  def_measurement<SelectJob>(module, "select", &select, [](const std::vector<Cut>& job) {
+    py::list cuts;
+    for (const Cut& cut : job) cuts.append(py::make_tuple(cut.key, cut.ties_end));
+    return cuts;
+  });
 
   py::class_<DeltaSumsJob>(module, "DeltaSumsJob")
       .def(py::init([](std::vector<Source> sources, std::uint64_t elements,
@@ -335,31 +327,14 @@ PYBIND11_MODULE(_core, module) {
            py::kw_only(), py::arg("sources"), py::arg("elements"), py::arg("parts"),
            py::arg("counted") = false);
 
-  module.def(
-      "delta_sums",
-      [](const std::vector<std::string>& inputs, const std::vector<DeltaSumsJob>& jobs,
-         unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
-         bool drop_behind, const py::object& progress) {
-        const Options options =
-            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
-        std::vector<std::vector<DeltaSums>> found;
-        {
-          const py::gil_scoped_release release;
-          found = delta_sums(inputs, jobs, options);
-        }
-        py::list results;
-        for (const std::vector<DeltaSums>& job : found) {
-          py::list parts;
-          for (const DeltaSums& sums : job)
-            parts.append(py::make_tuple(sums.all, sums.kept, sums.kept_sq, sums.count,
-                                        sums.alone));
-          results.append(parts);
-        }
-        return results;
-      },
-      py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
-      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
-      py::arg("progress") = py::none());
+  def_measurement<DeltaSumsJob>(
+      module, "delta_sums", &delta_sums, [](const std::vector<DeltaSums>& job) {
+        py::list parts;
+        for (const DeltaSums& sums : job)
+          parts.append(
+              py::make_tuple(sums.all, sums.kept, sums.kept_sq, sums.count, sums.alone));
+        return parts;
+      });
 
   module.def("allocate", &File::allocate, py::arg("path"), py::arg("size_bytes"),
              py::call_guard<py::gil_scoped_release>());
