@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import DTYPES, FLOATS, write_file
+from checkpoints import DTYPES, FLOATS
+from native_sources import native_sources
 from reference import decode, random_array, round_once, ulps, within
 from reference_consensus import Part, consensus, largest, limits_of_rows, philox, values
 
@@ -26,14 +27,7 @@ def run(
     folder: Path, arrays: Sequence[np.ndarray], dtype: str, task: _core.Consensus, **options: object
 ) -> np.ndarray:
     """What the engine writes for arrays[0] and deltas of the others."""
-    paths, sources = [], []
-    for number, array in enumerate(arrays):
-        path = folder / f"{number}.safetensors"
-        if not path.exists():
-            write_file(path, {"w": array})
-        entry = read_header(path).entries[0]
-        paths.append(str(path))
-        sources.append(_core.Source(number, entry.begin, dtype))
+    paths, sources = native_sources(folder, arrays)
     out = np.empty_like(arrays[0])
     output = _core.Output(
         file=0,
@@ -277,14 +271,9 @@ def test_a_part_of_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None
 
 def test_sums_of_deltas_are_exact_and_the_same_for_any_threads(tmp_path: Path) -> None:
     base, *tuned = arrays = arrays_of("BF16")
-    run_once = _core.Consensus(
-        parts=[_core.Part(source=1, weight=1.0)], scale=1.0, elect=False, normalize=False
-    )
-    run(tmp_path, arrays, "BF16", run_once)  # writes the files
-    paths = [str(tmp_path / f"{k}.safetensors") for k in range(len(arrays))]
-    begins = [read_header(Path(path)).entries[0].begin for path in paths]
+    paths, sources = native_sources(tmp_path, arrays)
     job = _core.DeltaSumsJob(
-        sources=[_core.Source(k, begin, "BF16") for k, begin in enumerate(begins)],
+        sources=sources,
         elements=SIZE,
         parts=[
             _core.Part(source=k, weight=9.0, random_below=1 << 31, key=4 + k) for k in (1, 2, 3)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import DTYPES, FLOATS, write_file
+from checkpoints import DTYPES, FLOATS
+from native_sources import native_sources
 from reference import decode, random_array
 from reference_consensus import largest
 
 from tvmerge import _core
-from tvmerge.safetensors import read_header
 
 ISAS = _core.available_isas()
 VARIANCE = -1
@@ -42,18 +42,10 @@ def chosen_by(ranked: np.ndarray, cut: tuple[int, int]) -> np.ndarray:
 def select(
     folder: Path,
     arrays: Sequence[np.ndarray],
-    dtypes: Sequence[str],
     queries: Sequence[tuple[int, int | float]],
     **options: object,
 ) -> list[tuple[int, int]]:
-    paths, sources = [], []
-    for number, (array, dtype) in enumerate(zip(arrays, dtypes, strict=True)):
-        path = folder / f"{number}.safetensors"
-        if not path.exists():
-            write_file(path, {"w": array})
-        entry = read_header(path).entries[0]
-        paths.append(str(path))
-        sources.append(_core.Source(number, entry.begin, dtype))
+    paths, sources = native_sources(folder, arrays)
     job = _core.SelectJob(sources=sources, elements=arrays[0].size, queries=queries)
     kept: dict[str, object] = {"threads": 2, "buffer_bytes": 1 << 26, **options}
     (cuts,) = _core.select(paths, [job], **kept)  # type: ignore[arg-type]
@@ -82,7 +74,7 @@ def test_a_cut_keeps_the_largest_and_of_equal_ones_the_first(
     queries = [(k % 2 + 1, max(1, int(share * size))) for k, share in enumerate(shares)]
     queries += [(1, 0), (2, size), (VARIANCE, max(1, size // 10))]
     answers = {
-        isa: select(tmp_path, arrays, [dtype] * 3, queries, isa=isa, threads=threads)
+        isa: select(tmp_path, arrays, queries, isa=isa, threads=threads)
         for isa, threads in zip(ISAS, (2, 1, 7), strict=False)
     }
     for (source, rank), cut in zip(queries, answers[ISAS[0]], strict=True):
@@ -105,7 +97,7 @@ def test_a_share_is_one_of_the_elements_that_are_not_0(
     shares = (0.0, 0.001, 0.3, 0.97, 1.0)
     queries = [(source, share) for source in (1, VARIANCE) for share in shares]
     answers = [
-        select(tmp_path, [base, *tuned], ["F32"] * 3, queries, isa=isa, threads=threads)
+        select(tmp_path, [base, *tuned], queries, isa=isa, threads=threads)
         for isa, threads in zip(ISAS, (2, 1, 7), strict=False)
     ]
     for (source, share), cut in zip(queries, answers[0], strict=True):
@@ -118,7 +110,7 @@ def test_a_share_is_one_of_the_elements_that_are_not_0(
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_inputs_may_have_any_dtype(tmp_path: Path, dtype: str) -> None:
     base, tuned = values("usual", "F32", 40_000, 0), values("usual", dtype, 40_000, 1)
-    (cut,) = select(tmp_path, [base, tuned], ["F32", dtype], [(1, 5_000)])
+    (cut,) = select(tmp_path, [base, tuned], [(1, 5_000)])
     ranked = keys(base, [tuned], 1)
     assert np.array_equal(chosen_by(ranked, cut), largest(ranked, 5_000))
 
@@ -128,19 +120,17 @@ def test_where_the_sample_sees_nothing_of_the_tail_the_cut_is_still_exact(tmp_pa
     size = 1 << 20
     tuned = np.zeros(size, np.float32)
     tuned[10_000:13_000] = np.random.default_rng(0).standard_normal(3_000)
-    (cut,) = select(tmp_path, [np.zeros_like(tuned), tuned], ["F32"] * 2, [(1, 2_000)])
+    (cut,) = select(tmp_path, [np.zeros_like(tuned), tuned], [(1, 2_000)])
     ranked = keys(np.zeros_like(tuned), [tuned], 1)
     assert np.array_equal(chosen_by(ranked, cut), largest(ranked, 2_000))
 
 
 def test_a_share_of_no_elements_is_none(tmp_path: Path) -> None:
-    assert select(tmp_path, [np.zeros(0, np.float32)] * 2, ["F32"] * 2, [(1, 0.5)]) == [
-        (2**32 - 1, 0)
-    ]
+    assert select(tmp_path, [np.zeros(0, np.float32)] * 2, [(1, 0.5)]) == [(2**32 - 1, 0)]
 
 
 def test_a_query_of_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     arrays = [np.zeros(4, np.float32)] * 2
     for source in (-2, 0, 2):
         with pytest.raises(ValueError, match="no source that exists"):
-            select(tmp_path, arrays, ["F32"] * 2, [(source, 1)])
+            select(tmp_path, arrays, [(source, 1)])

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING
 
 from tvmerge.decisions import Consensus, Keep
 from tvmerge.methods.declaring import Method, Parameter
-from tvmerge.methods.deltas import (
-    DENSITY,
-    INT8_MASK,
-    LAMBDA,
-    WEIGHT,
-    consensus_of,
-    elements_of,
-    switch,
-)
+from tvmerge.methods.deltas import consensus_of, elements_of, masking
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledInput, AssembledTensor
@@ -41,19 +33,12 @@ def breadcrumbs(tensor: AssembledTensor, *, elect: bool) -> Consensus:
     return consensus_of(tensor, keep, elect=elect)
 
 
+_GAMMA = Parameter(name="gamma", kind=float, default=0.01, least=0.0)
+
+
 def _method(name: str, *, elect: bool) -> Method:
-    return Method(
-        name=name,
-        of_models=(WEIGHT, DENSITY, Parameter(name="gamma", kind=float, default=0.01, least=0.0)),
-        of_merge=(
-            LAMBDA,
-            switch("normalize", default=False),
-            switch("rescale", default=False),
-            INT8_MASK,
-        ),
-        needs_base=True,
-        decision=partial(breadcrumbs, elect=elect),
-    )
+    decision = partial(breadcrumbs, elect=elect)
+    return masking(name, decision, normalize=False, rescale=False, of_models=(_GAMMA,))
 
 
 BREADCRUMBS = _method("breadcrumbs", elect=False)

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING
 
 from tvmerge.decisions import Consensus, Keep, random_key
 from tvmerge.methods.declaring import Method
-from tvmerge.methods.deltas import (
-    DENSITY,
-    INT8_MASK,
-    LAMBDA,
-    SEED,
-    WEIGHT,
-    consensus_of,
-    switch,
-)
+from tvmerge.methods.deltas import SEED, consensus_of, masking
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledInput, AssembledTensor
@@ -41,19 +33,8 @@ def dare(tensor: AssembledTensor, *, elect: bool) -> Consensus:
 
 
 def _method(name: str, *, elect: bool) -> Method:
-    return Method(
-        name=name,
-        of_models=(WEIGHT, DENSITY),
-        of_merge=(
-            LAMBDA,
-            SEED,
-            switch("normalize", default=False),
-            switch("rescale", default=True),
-            INT8_MASK,
-        ),
-        needs_base=True,
-        decision=partial(dare, elect=elect),
-    )
+    decision = partial(dare, elect=elect)
+    return masking(name, decision, normalize=False, rescale=True, of_merge=(SEED,))
 
 
 DARE_LINEAR = _method("dare_linear", elect=False)

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING
 from tvmerge.decisions import Consensus, Keep, random_key
 from tvmerge.errors import ConfigError
 from tvmerge.methods.declaring import Method, Parameter
-from tvmerge.methods.deltas import (
-    DENSITY,
-    INT8_MASK,
-    LAMBDA,
-    SEED,
-    WEIGHT,
-    consensus_of,
-    switch,
-)
+from tvmerge.methods.deltas import SEED, consensus_of, masking
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledInput, AssembledTensor
@@ -56,19 +48,17 @@ def della(tensor: AssembledTensor, *, elect: bool) -> Consensus:
     return consensus_of(tensor, keep, elect=elect)
 
 
+_EPSILON = Parameter(name="epsilon", kind=float, default=0.15, least=0.0)
+
+
 def _method(name: str, *, elect: bool) -> Method:
-    return Method(
-        name=name,
-        of_models=(WEIGHT, DENSITY, Parameter(name="epsilon", kind=float, default=0.15, least=0.0)),
-        of_merge=(
-            LAMBDA,
-            SEED,
-            switch("normalize", default=elect),
-            switch("rescale", default=True),
-            INT8_MASK,
-        ),
-        needs_base=True,
-        decision=partial(della, elect=elect),
+    return masking(
+        name,
+        partial(della, elect=elect),
+        normalize=elect,
+        rescale=True,
+        of_models=(_EPSILON,),
+        of_merge=(SEED,),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tvmerge.decisions import Consensus, Delta, Keep
-from tvmerge.methods.declaring import Parameter
+from tvmerge.methods.declaring import Method, Parameter
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledInput, AssembledTensor
@@ -23,6 +23,31 @@ _LEAST_DIVISOR = 1e-8
 def switch(name: str, *, default: bool) -> Parameter:
     """A parameter that is true or false."""
     return Parameter(name=name, kind=bool, default=default)
+
+
+def masking(
+    name: str,
+    decision: Callable[[AssembledTensor], Consensus],
+    *,
+    normalize: bool,
+    rescale: bool,
+    of_models: tuple[Parameter, ...] = (),
+    of_merge: tuple[Parameter, ...] = (),
+) -> Method:
+    """A method that masks deltas, with what all of them take beside its own parameters."""
+    return Method(
+        name=name,
+        of_models=(WEIGHT, DENSITY, *of_models),
+        of_merge=(
+            LAMBDA,
+            switch("normalize", default=normalize),
+            switch("rescale", default=rescale),
+            *of_merge,
+            INT8_MASK,
+        ),
+        needs_base=True,
+        decision=decision,
+    )
 
 
 def consensus_of(

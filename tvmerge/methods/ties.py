@@ -5,17 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tvmerge.decisions import Consensus, Keep
-from tvmerge.methods.declaring import Method
-from tvmerge.methods.deltas import (
-    DENSITY,
-    INT8_MASK,
-    LAMBDA,
-    WEIGHT,
-    consensus_of,
-    elements_of,
-    share,
-    switch,
-)
+from tvmerge.methods.deltas import consensus_of, elements_of, masking, share
 
 if TYPE_CHECKING:
     from tvmerge.assembly import AssembledInput, AssembledTensor
@@ -38,15 +28,4 @@ def ties(tensor: AssembledTensor) -> Consensus:
     return consensus_of(tensor, keep, elect=True)
 
 
-TIES = Method(
-    name="ties",
-    of_models=(WEIGHT, DENSITY),
-    of_merge=(
-        LAMBDA,
-        switch("normalize", default=True),
-        switch("rescale", default=False),
-        INT8_MASK,
-    ),
-    needs_base=True,
-    decision=ties,
-)
+TIES = masking("ties", ties, normalize=True, rescale=False)
