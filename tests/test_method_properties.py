@@ -218,7 +218,7 @@ def test_a_sweep_measures_once_for_all_scales_and_gives_each_merge_its_bytes(
     for plan in plans:
         names = [Path(str(n)) for n in range(len(plan.shards) * plan.variants)]
         (batch,) = cut(plan, names)
-        moved.append(decided(batch, RunOptions().workspace())[1])
+        moved.append(decided(batch.jobs, batch.inputs, RunOptions().workspace())[1])
     assert moved[0] == moved[1] > 0
     sweep(model, [0.25, 0.5, 1.0], tmp_path / "all")
     for name, scale in (("scale-0.25", 0.25), ("scale-1", 1.0)):

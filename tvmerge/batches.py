@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
@@ -134,8 +134,8 @@ def run_batch(
     a file cannot be read or written, MemoryLimitError where the workspace is too small.
     """
     started = monotonic()
-    ready, before = decided(batch, workspace, progress)
-    inputs, outputs, combines, copies = native(ready)
+    jobs, before = decided(batch.jobs, batch.inputs, workspace, progress)
+    inputs, outputs, combines, copies = native(replace(batch, jobs=jobs))
     done = _core.merge(
         inputs,
         outputs if into is None else [into[number] for number in batch.outputs],

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from struct import pack, unpack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tvmerge import _core
 from tvmerge.decisions import Blend, Consensus, Decision, Delta, Keep
-from tvmerge.jobs import Combine, Result
+from tvmerge.jobs import Combine, Job, Result
 from tvmerge.run_options import Workspace
-
-if TYPE_CHECKING:
-    from tvmerge.batches import Batch
 
 T = TypeVar("T")
 _ALWAYS = 2**32
@@ -27,23 +24,25 @@ _UNCHANGED: _Factors = (1.0, 1.0, 1.0)
 
 
 def decided(
-    batch: Batch, workspace: Workspace, progress: Callable[[int], None] | None = None
-) -> tuple[Batch, int]:
-    """The batch with every decision made: coefficients, or the engine's own consensus.
+    jobs: Sequence[Job],
+    inputs: Mapping[int, str],
+    workspace: Workspace,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[tuple[Job, ...], int]:
+    """A batch's jobs with every decision made: coefficients, or the engine's own consensus.
 
-    Reads what has to be measured, before the batch itself is run, and says how many bytes that
-    were; a batch without decisions is given back as it is.
+    Reads what has to be measured from `inputs` (paths by the plan's numbers), and says how many
+    bytes that were.
     """
     held = [
         _Held(n, r, job, result.decision)
-        for n, job in enumerate(batch.jobs)
+        for n, job in enumerate(jobs)
         if isinstance(job, Combine)
         for r, result in enumerate(job.results)
         if isinstance(result.decision, Blend | Consensus)
     ]
-    if not held:
-        return batch, 0
-    engine = _Engine(batch, workspace, progress)
+    ready = list(jobs)
+    engine = _Engine(inputs, workspace, progress)
     made: dict[tuple[int, int], Result] = {}
     for one, coefficients in _blended(held, engine):
         made[one.number, one.result] = one.undecided._replace(
@@ -51,24 +50,22 @@ def decided(
         )
     for one, consensus in _agreed(held, engine):
         made[one.number, one.result] = one.undecided._replace(decision=consensus)
-    jobs = list(batch.jobs)
     for n in {number for number, _ in made}:
-        job = jobs[n]
+        job = ready[n]
         assert isinstance(job, Combine)
         results = tuple(made.get((n, r), result) for r, result in enumerate(job.results))
-        jobs[n] = job._replace(results=results)
-    return replace(batch, jobs=tuple(jobs)), engine.moved
+        ready[n] = job._replace(results=results)
+    return tuple(ready), engine.moved
 
 
-def undecided(batch: Batch) -> Batch:
-    """The batch without its decisions: for what reads and writes the same and computes nothing."""
-    jobs = [
+def undecided(jobs: Iterable[Job]) -> tuple[Job, ...]:
+    """The jobs without their decisions: for what reads and writes the same, computing nothing."""
+    return tuple(
         job._replace(results=tuple(result._replace(decision=None) for result in job.results))
         if isinstance(job, Combine)
         else job
-        for job in batch.jobs
-    ]
-    return replace(batch, jobs=tuple(jobs))
+        for job in jobs
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +86,15 @@ class _Engine:
     """The native measurements of one batch's files."""
 
     def __init__(
-        self, batch: Batch, workspace: Workspace, progress: Callable[[int], None] | None
+        self,
+        inputs: Mapping[int, str],
+        workspace: Workspace,
+        progress: Callable[[int], None] | None,
     ) -> None:
         self._progress = progress
         self.moved = 0  # bytes, by all measurements so far
-        self._paths = list(batch.inputs.values())
-        self._files = {number: here for here, number in enumerate(batch.inputs)}
+        self._paths = list(inputs.values())
+        self._files = {number: here for here, number in enumerate(inputs)}
         self._workspace = workspace
 
     def sources(self, job: Combine) -> list[_core.Source]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -25,7 +26,7 @@ def run_floor(batch: Batch, workspace: Workspace) -> float:
     """
     started = monotonic()
     _core.floor(
-        *native(undecided(batch)),
+        *native(replace(batch, jobs=undecided(batch.jobs))),
         threads=workspace.threads,
         slice_bytes=workspace.slice_bytes,
         buffer_bytes=workspace.buffer_bytes,
