@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
+NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/* csrc/*.* csrc/cuda/*)
+STYLED := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/* benchmarks/gpu/*.cu tests/cuda_shim/*.h tests/cuda_shim/*.?pp)
 BASE := demo/smollm2-135m-instruct
 
-.PHONY: demo test check format bench conformance fuzz sanitize clean
+.PHONY: demo test check format bench conformance fuzz sanitize mutants clean
 
 ## Subtract three traits from a real model; prints where the report is. Run again, it resumes.
 demo: $(BASE)/config.json
@@ -24,14 +25,14 @@ check: $(VENV)/check
 	$(BIN)/stubtest tvmerge._core --allowlist csrc/stubtest-allowlist.txt
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/clang-format --dry-run --Werror csrc/*.hpp csrc/*.cpp
+	$(BIN)/clang-format --dry-run --Werror $(STYLED)
 	$(BIN)/clang-tidy --quiet -p build/lint $(wildcard csrc/*.cpp)
 
 ## Rewrite sources in the project's style.
 format: $(VENV)/check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i csrc/*.hpp csrc/*.cpp
+	$(BIN)/clang-format -i $(STYLED)
 
 ## The engine against numpy, its peers, and cat + cp. PARAMETERS=1.1e9 for a large model;
 ## BENCH="--benchmark-save=NAME" keeps a run, BENCH="--benchmark-compare" compares with the last kept.
@@ -57,6 +58,10 @@ fuzz: $(VENV)/test
 sanitize: $(VENV)/check
 	BIN=$(BIN) tests/sanitizers/run.sh asan
 	BIN=$(BIN) tests/sanitizers/run.sh tsan
+
+## Mistakes put into the code for cards on purpose; the tests have to find each of them.
+mutants: $(VENV)/test
+	$(BIN)/python tests/cuda_mutants.py
 
 clean:
 	rm -rf build $(VENV)

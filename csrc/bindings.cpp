@@ -7,9 +7,11 @@
 #include <memory>
 #include <unordered_map>
 
+#include "card_pool.hpp"
 #include "delta_sums.hpp"
 #include "engine.hpp"
 #include "error.hpp"
+#include "in_memory.hpp"
 #include "kernels.hpp"
 #include "select.hpp"
 
@@ -26,6 +28,8 @@ const char* python_name(ErrorKind kind) {
       return "StorageError";
     case ErrorKind::memory:
       return "MemoryLimitError";
+    case ErrorKind::card:
+      return "DeviceError";
   }
   return "TVMergeError";
 }
@@ -52,11 +56,14 @@ std::function<void(std::uint64_t)> with_signals(py::handle callback) {
   };
 }
 
+using Cards = std::vector<std::shared_ptr<CardPool>>;
+
 Options make_options(unsigned threads, std::uint64_t slice_bytes,
                      std::uint64_t buffer_bytes, std::string isa, bool drop_behind,
-                     const py::object& progress) {
-  return {threads,        slice_bytes, buffer_bytes,
-          std::move(isa), drop_behind, with_signals(progress)};
+                     const py::object& progress, Cards cards = {}) {
+  return {threads,        slice_bytes,     buffer_bytes,
+          std::move(isa), drop_behind,     with_signals(progress),
+          false,          std::move(cards)};
 }
 
 // A path, (address, size in bytes) of writable memory, or None.
@@ -144,9 +151,9 @@ void def_measurement(py::module_& module, const char* name, Measurement<Job, Res
       name,
       [run, show](const std::vector<std::string>& inputs, const std::vector<Job>& jobs,
                   unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
-                  bool drop_behind, const py::object& progress) {
-        const Options options =
-            make_options(threads, buffer_bytes, buffer_bytes, isa, drop_behind, progress);
+                  bool drop_behind, const py::object& progress, Cards cards) {
+        const Options options = make_options(threads, buffer_bytes, buffer_bytes, isa,
+                                             drop_behind, progress, std::move(cards));
         const auto found = [&] {
           const py::gil_scoped_release release;
           return run(inputs, jobs, options);
@@ -157,7 +164,42 @@ void def_measurement(py::module_& module, const char* name, Measurement<Job, Res
       },
       py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
       py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
-      py::arg("progress") = py::none());
+      py::arg("progress") = py::none(), py::arg("cards") = Cards{});
+}
+
+// (address, dtype, coefficient) and (address, dtype) of memory that the caller vouches for,
+// of so many elements.
+using Placed = std::tuple<std::uintptr_t, std::string, double>;
+void combine_tensors(const std::vector<Placed>& terms,
+                     const std::pair<std::uintptr_t, std::string>& out,
+                     std::uint64_t elements, unsigned threads, const std::string& isa,
+                     std::optional<int> card, std::uintptr_t stream) {
+  // NOLINTBEGIN(performance-no-int-to-ptr)
+  std::vector<Term> held;
+  for (const auto& [address, dtype, coefficient] : terms) {
+    const Term term{reinterpret_cast<const void*>(address), parse_dtype(dtype),
+                    coefficient};
+    if (coefficient != 0) held.push_back(term);
+  }
+  const Dtype dtype = parse_dtype(out.second);
+  const CombineSlice whole{held.data(), held.size(), reinterpret_cast<void*>(out.first),
+                           dtype,       elements,    nullptr,
+                           nullptr,     dtype};
+  const py::gil_scoped_release release;
+  if (elements == 0) return;
+  if (card) return combine_on_card(whole, *card, reinterpret_cast<void*>(stream));
+  combine_in_memory(whole, threads, isa);
+  // NOLINTEND(performance-no-int-to-ptr)
+}
+
+py::list card_list() {
+  py::list list;
+  for (const CardInfo& card : cards()) {
+    list.append(py::make_tuple(card.index, card.name,
+                               py::make_tuple(card.major, card.minor), card.free_bytes,
+                               card.total_bytes, card.problem));
+  }
+  return list;
 }
 
 }  // namespace
@@ -175,6 +217,20 @@ PYBIND11_MODULE(_core, module) {
            }),
            py::arg("file"), py::arg("offset_bytes"), py::arg("dtype"),
            py::arg("digested") = false);
+
+  py::class_<CardPool, std::shared_ptr<CardPool>>(module, "Card")
+      .def(py::init<int, std::uint64_t>(), py::arg("index"), py::kw_only(),
+           py::arg("memory_bytes"), py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("name",
+                             [](CardPool& self) { return self.card().info().name; })
+      .def_property_readonly("memory_bytes", &CardPool::memory_bytes)
+      .def_property_readonly("pinned_bytes", &CardPool::pinned_bytes)
+      .def("forget", &CardPool::forget);
+  module.def("combine_tensors", &combine_tensors, py::arg("terms"), py::arg("out"),
+             py::arg("elements"), py::kw_only(), py::arg("threads") = 1,
+             py::arg("isa") = "", py::arg("card") = py::none(), py::arg("stream") = 0);
+  module.def("cards", &card_list);
+  module.def("cuda_problem", &cuda_problem);
 
   using PyCut = std::pair<Key, std::uint64_t>;
   py::class_<Part>(module, "Part")
@@ -270,9 +326,10 @@ PYBIND11_MODULE(_core, module) {
       [](const std::vector<std::string>& inputs, const py::sequence& outputs,
          const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
          unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
-         const std::string& isa, bool drop_behind, const py::object& progress) {
-        const Options options =
-            make_options(threads, slice_bytes, buffer_bytes, isa, drop_behind, progress);
+         const std::string& isa, bool drop_behind, const py::object& progress,
+         Cards cards) {
+        const Options options = make_options(threads, slice_bytes, buffer_bytes, isa,
+                                             drop_behind, progress, std::move(cards));
         const std::vector<Place> places = make_places(outputs);
         const py::gil_scoped_release release;
         return merge(inputs, places, combines, copies, options);
@@ -280,7 +337,7 @@ PYBIND11_MODULE(_core, module) {
       py::arg("inputs"), py::arg("outputs"), py::arg("combines"), py::arg("copies"),
       py::kw_only(), py::arg("threads"), py::arg("slice_bytes"), py::arg("buffer_bytes"),
       py::arg("isa") = "", py::arg("drop_behind") = false,
-      py::arg("progress") = py::none());
+      py::arg("progress") = py::none(), py::arg("cards") = Cards{});
 
   module.def(
       "floor",

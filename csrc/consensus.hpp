@@ -11,7 +11,8 @@
 
 namespace tvmerge {
 
-// A magnitude as an integer in the same order: the bits of |float32|; NaN comes last.
+// A magnitude as an integer in the same order: the bits of |float32|; NaN comes last
+// (ops_consensus.hpp).
 using Key = std::uint32_t;
 
 // The first elements in descending order of magnitude, equal ones in the order of their
@@ -74,7 +75,7 @@ struct DeltaSums {
   double all = 0, kept = 0, kept_sq = 0;
   std::uint64_t count = 0, alone = 0;
 
-  DeltaSums& operator+=(const DeltaSums& other) {
+  constexpr DeltaSums& operator+=(const DeltaSums& other) {
     all += other.all;
     kept += other.kept;
     kept_sq += other.kept_sq;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "card_measure.hpp"
+#include "card_pool.hpp"
 #include "error.hpp"
 #include "reading.hpp"
 #include "row_ranks.hpp"
@@ -9,9 +11,6 @@
 
 namespace tvmerge {
 namespace {
-
-// Sums use slices of a fixed size: they must not depend on an option.
-constexpr std::uint64_t kSumElements = std::uint64_t{64} * 1024;
 
 RankedDeltas ranked(const DeltaSumsJob& job) {
   return {job.sources, job.elements, job.parts};
@@ -33,12 +32,14 @@ void check(const DeltaSumsJob& job, std::size_t files) {
 std::vector<std::vector<DeltaSums>> delta_sums(
     const std::vector<std::string>& input_paths, const std::vector<DeltaSumsJob>& jobs,
     const Options& options) {
+  for (const DeltaSumsJob& job : jobs) check(job, input_paths.size());
+  if (!options.cards.empty() && !jobs.empty())
+    return delta_sums_on_cards(input_paths, jobs, options);
   std::uint64_t read_bytes = kSmallestSliceBytes, rank_bytes = 0;
   SliceTable table;
   Extents extents(input_paths.size());
   std::vector<std::vector<DeltaSums>> parts(jobs.size());  // slice by slice
   for (std::size_t j = 0; j < jobs.size(); ++j) {
-    check(jobs[j], input_paths.size());
     read_bytes = std::max(read_bytes, slice_bytes(jobs[j].sources, kSumElements));
     rank_bytes = std::max(rank_bytes, ranked(jobs[j]).bytes(kSumElements));
     const std::uint64_t before = table.count();

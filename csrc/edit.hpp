@@ -16,7 +16,7 @@ struct Edit {
   double realised_sq = 0;      // sum of r^2
   double dot = 0;              // sum of d * r
 
-  Edit& operator+=(const Edit& other) {
+  constexpr Edit& operator+=(const Edit& other) {
     changed += other.changed;
     intended += other.intended;
     lost += other.lost;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,8 @@
 #include "sink.hpp"
 
 namespace tvmerge {
+
+class CardPool;
 
 struct Options {
   unsigned threads = 1;
@@ -32,6 +35,8 @@ struct Options {
   std::function<void(std::uint64_t)> progress;
   // Only reads and writes (floor.hpp): what is written means nothing.
   bool floor = false;
+  // The cards that compute, each with the same number of threads; none: the processor.
+  std::vector<std::shared_ptr<CardPool>> cards = {};
 };
 
 struct MergeResult {

@@ -8,7 +8,7 @@
 
 namespace tvmerge {
 
-enum class ErrorKind : std::uint8_t { config, storage, memory };
+enum class ErrorKind : std::uint8_t { config, storage, memory, card };
 
 class Error : public std::runtime_error {
  public:

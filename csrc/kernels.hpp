@@ -22,6 +22,10 @@ struct Term {
 // Elements of which one Edit is summed; every slice but a tensor's last is whole tiles.
 constexpr std::size_t kTileElements = 1024;
 
+// Reductions give one result for each of so many elements, whatever is looked at at once:
+// their sums must not depend on an option.
+constexpr std::uint64_t kSumElements = std::uint64_t{64} * 1024;
+
 // out[i] = round(sum_k coefficient_k * x_k[i]), by fma in the order of the terms, rounded
 // once; no terms give 0. Accumulates in float32 where the output has at most 16 bits,
 // else (and wherever float64 goes in, or a coefficient that float32 cannot hold) in

@@ -4,6 +4,7 @@
 #include "consensus.hpp"
 #include "kernels_random.hpp"
 #include "kernels_select.hpp"
+#include "ops_consensus.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
 namespace {
@@ -21,16 +22,14 @@ void with_bands(const Keep& keep, std::uint64_t first, std::size_t count, Use&& 
     const std::uint64_t end = std::max(cut.ties_end, first) - first;
     return static_cast<std::size_t>(std::min<std::uint64_t>(end, count));
   };
-  const auto limit = [](const Cut& cut, bool ties) {
-    return ties || cut.key == UINT32_MAX ? cut.key : cut.key + 1;
-  };
   const std::size_t outer = end_of_ties(keep.outer), inner = end_of_ties(keep.inner);
   for (std::size_t begin = 0; begin < count;) {
     std::size_t end = count;
     if (begin < outer) end = std::min(end, outer);
     if (begin < inner) end = std::min(end, inner);
     use(begin, end,
-        Band{limit(keep.outer, begin < outer), limit(keep.inner, begin < inner)});
+        Band{ops::limit_of(keep.outer, begin < outer),
+             ops::limit_of(keep.inner, begin < inner)});
     begin = end;
   }
 }
@@ -51,14 +50,6 @@ struct ConsensusTile {
       variance_tile(terms, term_count, start, count, variance);
   }
 };
-
-// NaN and infinity stay: a broken input must show.
-template <typename Sum>
-inline Sum limited(Sum value, Sum limit) {
-  const Sum below = value > limit ? limit : value;
-  const Sum inside = below < -limit ? -limit : below;
-  return value - value == 0 ? inside : value;
-}
 
 // Null where the part has no rows.
 inline const std::uint32_t* limits_at(const Part& part, const std::uint32_t* limits,
@@ -91,11 +82,11 @@ void mask_values(const ConsensusTile& tile, const Part& part, const std::uint32_
       keep, tile.first, tile.count, [=](std::size_t begin, std::size_t end, Band band) {
         for (std::size_t i = begin; i < end; ++i) {
           const float ranked = OfVariance ? variance[i] : static_cast<float>(value[i]);
-          const Key key = ops::bits_of(ranked) & 0x7fffffffu;
+          const Key key = ops::key_of(ranked);
           bool kept = (key >= band.at_least) & (key < band.below);
           if constexpr (Random) kept = kept & (drawn[i] < random_below);
           value[i] = kept ? factor * value[i] : Sum{0};
-          if constexpr (Limited) value[i] = limited(value[i], limit);
+          if constexpr (Limited) value[i] = ops::limited(value[i], limit);
           sum[i] += value[i];
         }
       });
@@ -143,9 +134,7 @@ void elect(const Consensus& consensus, const Sum* __restrict values, std::size_t
     Sum agreed = 0, shared = 0, once = 0, number = 0;
     for (std::size_t k = 0; k < parts; ++k) {
       const Sum value = values[k * kTile + i];
-      const Sum with_sign = negative ? -value : value;
-      // NaN takes part: it must show.
-      const bool agrees = (!(with_sign <= 0)) | (any_sign & (value != 0));
+      const bool agrees = ops::agrees(value, negative, any_sign);
       agreed += agrees ? factor[k] * value : Sum{0};
       shared += agrees ? own[k] : Sum{0};
       if constexpr (Alone) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels_codes.hpp"
+#include "ops_consensus.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
 namespace {
@@ -57,7 +58,7 @@ void variance_tile(const Term* terms, std::size_t term_count, std::size_t start,
 
 inline void keys_of(const float* values, std::size_t count,
                     std::uint32_t* __restrict keys) {
-  for (std::size_t i = 0; i < count; ++i) keys[i] = ops::bits_of(values[i]) & 0x7fffffffu;
+  for (std::size_t i = 0; i < count; ++i) keys[i] = ops::key_of(values[i]);
 }
 
 void ranked_keys(const RankedSlice& slice, std::uint32_t* keys) {

@@ -1,7 +1,10 @@
 // Measuring: inner products of linear combinations, in one pass, nothing written.
+#include <algorithm>
 #include <map>
 #include <mutex>
 
+#include "card_measure.hpp"
+#include "card_pool.hpp"
 #include "engine.hpp"
 #include "reading.hpp"
 #include "slices.hpp"
@@ -10,13 +13,18 @@ namespace tvmerge {
 namespace {
 
 // Reductions use slices of a fixed size: their sums must not depend on an option.
-constexpr std::uint64_t kMeasureElements = std::uint64_t{64} * 1024;
+constexpr std::uint64_t kMeasureElements = kSumElements;
 
 }  // namespace
 
 std::vector<Measured> measure(const std::vector<std::string>& input_paths,
                               const std::vector<MeasureJob>& jobs,
                               const Options& options) {
+  // How two tensors differ (no rows) is asked of whole models, and waits for their disk.
+  const bool rows = std::all_of(jobs.begin(), jobs.end(),
+                                [](const MeasureJob& job) { return !job.rows.empty(); });
+  if (!options.cards.empty() && !jobs.empty() && rows)
+    return measure_on_cards(input_paths, jobs, options);
   std::uint64_t needed = kSmallestSliceBytes;
   SliceTable table;
   std::vector<Measured> totals(jobs.size());

@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <deque>
 
+#include "card_merge.hpp"
 #include "clones.hpp"
+#include "copying.hpp"
 #include "engine.hpp"
 #include "floor.hpp"
 #include "layout.hpp"
@@ -13,20 +15,13 @@
 namespace tvmerge {
 namespace {
 
-// What one thread has seen.
-struct Seen {
-  std::vector<DigestLanes> inputs, outputs;
-  std::vector<std::uint64_t> different;
-};
-
 class Merging {
  public:
   Merging(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
           const Clones& clones, const Kernels& kernels, std::deque<Sink>& sinks,
           Layout& layout)
       : combines_(combines),
-        copies_(copies),
-        clones_(clones),
+        copying_(copies, clones, kernels, sinks),
         kernels_(kernels),
         sinks_(sinks),
         layout_(layout) {}
@@ -39,7 +34,8 @@ class Merging {
       if (slice.job < combines_.size()) {
         combine(slice, reader, ranks, writer, seen, share);
       } else {
-        copy(slice, reader, seen, share);
+        copying_.copy(slice.job - combines_.size(), slice.start, slice.length, reader,
+                      seen, share);
       }
     }
     writer.flush();
@@ -128,44 +124,8 @@ class Merging {
     kernels_.combine(slice);
   }
 
-  void copy(const SliceTable::Slice& slice, const Reader& reader, Seen& seen,
-            Share& share) {
-    const std::size_t number = slice.job - combines_.size();
-    const CopyJob& job = copies_[number];
-    const std::uint64_t size_bytes = slice.length;
-    const unsigned char* const data = reader.read(
-        job.file, job.digested, job.offset_bytes + slice.start, size_bytes, 0);
-    for (std::size_t t = 0; t < job.targets.size(); ++t) {
-      const auto& [file, begin] = job.targets[t];
-      write_rest(file, data, slice, begin, clones_.at(number, t));
-      kernels_.digest(data, size_bytes, begin + slice.start, seen.outputs[file].data());
-      share.add_bytes(size_bytes);
-    }
-    for (const Source& same : job.same_as) {
-      const unsigned char* const other =
-          reader.read(same.file, same.digested, same.offset_bytes + slice.start,
-                      size_bytes, aligned(size_bytes));
-      seen.different[number] += kernels_.count_different(data, other, size_bytes);
-    }
-  }
-
-  // Writes a slice of a copy, but for what was cloned; the target begins at `begin`.
-  void write_rest(std::uint32_t file, const unsigned char* data,
-                  const SliceTable::Slice& slice, std::uint64_t begin,
-                  const Clones::Range& cloned) {
-    const std::uint64_t end = slice.start + slice.length;
-    const auto write = [&](std::uint64_t from, std::uint64_t to) {
-      if (from >= to) return;
-      const std::lock_guard<std::mutex> lock(sinks_[file].writing());
-      sinks_[file].write(data + (from - slice.start), to - from, begin + from);
-    };
-    write(slice.start, std::min(end, cloned.begin));
-    write(std::max(slice.start, cloned.end), end);
-  }
-
   const std::vector<CombineJob>& combines_;
-  const std::vector<CopyJob>& copies_;
-  const Clones& clones_;
+  const Copying copying_;
   const Kernels& kernels_;
   std::deque<Sink>& sinks_;
   Layout& layout_;
@@ -221,18 +181,20 @@ MergeResult merge(const std::vector<std::string>& input_paths,
                   const std::vector<CombineJob>& combines,
                   const std::vector<CopyJob>& copies, const Options& options) {
   check(combines, copies, input_paths.size(), places.size());
-  Layout layout(combines, copies, options);
   reserve_descriptors(input_paths.size() + places.size());
   Inputs inputs(input_paths, extents(combines, copies, input_paths.size()),
                 options.drop_behind);
   std::deque<Sink> sinks;
   for (const Place& place : places) sinks.emplace_back(place, options.drop_behind);
-  const Kernels& kernels = options.floor ? floor_kernels() : kernels_for(options.isa);
-  const Seen nothing{std::vector<DigestLanes>(inputs.count()),
-                     std::vector<DigestLanes>(sinks.size()),
-                     std::vector<std::uint64_t>(copies.size())};
-  std::vector<Seen> seen(layout.threads, nothing);
   const Clones clones(copies, inputs, sinks);
+  if (!options.cards.empty() && !combines.empty()) {
+    return merge_on_cards(
+        {input_paths, combines, copies, options, inputs, sinks, clones});
+  }
+  Layout layout(combines, copies, options);
+  const Kernels& kernels = options.floor ? floor_kernels() : kernels_for(options.isa);
+  std::vector<Seen> seen(layout.threads,
+                         Seen(inputs.count(), sinks.size(), copies.size()));
   Merging merging(combines, copies, clones, kernels, sinks, layout);
 
   const auto body = [&](unsigned thread, Share& share) {
@@ -249,17 +211,7 @@ MergeResult merge(const std::vector<std::string>& input_paths,
   };
   run_threads(layout.table.count(), layout.threads, body, options.progress);
 
-  MergeResult result{layout.edits.totals(), nothing.different, nothing.inputs,
-                     nothing.outputs, clones.size_bytes()};
-  for (const Seen& one : seen) {
-    for (std::size_t j = 0; j < copies.size(); ++j)
-      result.different[j] += one.different[j];
-    for (std::size_t f = 0; f < inputs.count(); ++f)
-      add(result.input_digests[f], one.inputs[f]);
-    for (std::size_t f = 0; f < sinks.size(); ++f)
-      add(result.output_digests[f], one.outputs[f]);
-  }
-  return result;
+  return result_of(layout.edits, seen, clones);
 }
 
 }  // namespace tvmerge

@@ -12,7 +12,9 @@
 
 #include "dtype.hpp"
 
-#ifndef TVMERGE_FN
+#ifdef __CUDACC__
+#define TVMERGE_FN static __host__ __device__ __forceinline__
+#else
 #define TVMERGE_FN static inline __attribute__((always_inline))
 #endif
 

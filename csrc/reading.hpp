@@ -90,12 +90,13 @@ class Reader {
     return to;
   }
 
-  // Reads one slice of every source, one behind the other, and names them as terms
-  // (without coefficients).
+  // Reads one slice of every source, one behind the other from `at` on, and names them
+  // as terms (without coefficients).
   void read_terms(const std::vector<Source>& sources, std::uint64_t start,
-                  std::uint64_t count, std::vector<Term>& terms) const {
+                  std::uint64_t count, std::vector<Term>& terms,
+                  std::uint64_t at = 0) const {
     terms.clear();
-    std::uint64_t used = 0;
+    std::uint64_t used = at;
     for (const Source& source : sources) {
       const std::uint64_t size_bytes = count * size_of(source.dtype);
       const std::uint64_t offset_bytes =

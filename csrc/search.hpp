@@ -26,6 +26,7 @@ class Search {
 
   // What a pass counts, and in which bin it puts a key of the bracket.
   [[nodiscard]] KeyScan scan() const { return {low_, high_, tie_}; }
+  [[nodiscard]] unsigned shift() const { return shift_; }
   [[nodiscard]] std::size_t bin(Key key) const { return (key - low_) >> shift_; }
   [[nodiscard]] std::size_t bin_count() const {
     return (static_cast<std::size_t>(high_ - low_) >> shift_) + 1;

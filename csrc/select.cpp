@@ -7,6 +7,8 @@
 #include <memory>
 #include <mutex>
 
+#include "card_measure.hpp"
+#include "card_pool.hpp"
 #include "error.hpp"
 #include "reading.hpp"
 #include "search.hpp"
@@ -15,7 +17,7 @@
 namespace tvmerge {
 namespace {
 
-constexpr std::uint64_t kSelectElements = std::uint64_t{64} * 1024;
+constexpr std::uint64_t kSelectElements = kSumElements;
 constexpr std::uint64_t kSampleChunks = 64, kChunkElements = 512;
 constexpr std::uint64_t kSampleElements = kSampleChunks * kChunkElements;
 
@@ -157,6 +159,18 @@ class Selecting {
   }
 
   void pass(const std::vector<std::size_t>& open) {
+    options_.cards.empty() ? pass_here(open) : pass_on_cards(open);
+    locate_ties(open);
+  }
+
+  void pass_on_cards(const std::vector<std::size_t>& open) {
+    std::vector<OpenSearches> searches;
+    searches.reserve(open.size());
+    for (const std::size_t j : open) searches.push_back({jobs_[j], states_[j]->searches});
+    scan_on_cards(paths_, searches, options_);
+  }
+
+  void pass_here(const std::vector<std::size_t>& open) {
     SliceTable table;
     for (const std::size_t j : open) {
       const std::uint64_t before = table.count();
@@ -167,7 +181,6 @@ class Selecting {
               [&](const Reader& reader, Share& share, unsigned char* memory) {
                 scan_slices(open, table, reader, share, memory);
               });
-    locate_ties(open);
   }
 
   // One thread's slices. What it finds of a job is handed over when it goes to the next.

@@ -66,7 +66,7 @@ def wide(held: dict[str, Arrays], model: str, name: str) -> np.ndarray:
 
 def keys(held: dict[str, Arrays], model: str, name: str) -> np.ndarray:
     delta = flat(held, model, name) - flat(held, "base", name)
-    return delta.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return np.minimum(delta.view(np.uint32) & np.uint32(0x7FFFFFFF), np.uint32(0x7F800001))
 
 
 def parts_of(

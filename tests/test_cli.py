@@ -61,7 +61,7 @@ def test_help_lists_commands_and_exit_codes() -> None:
         line.split()[0]
         for line in output.split("Exit codes:")[1].splitlines()
         if line.strip() and not line.startswith("     ")
-    ] == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "130"]
+    ] == ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "130"]
 
 
 def test_vector_is_stored_and_added_again(models: Held) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fleet_cluster import (
+    NODE,
     OPTIONS,
     TENSORS,
     WatchedFleet,
@@ -34,8 +35,9 @@ from fleet_cluster import (
     write_models,
 )
 
+from tvmerge._core import cards
 from tvmerge.batches import Batch
-from tvmerge.errors import ConfigError, StorageError
+from tvmerge.errors import ConfigError, DeviceError, StorageError
 from tvmerge.fleet import Fleet
 from tvmerge.merge import save
 from tvmerge.nodes import living_nodes
@@ -250,6 +252,33 @@ def test_address_where_no_ray_listens_is_refused_before_anything_is_made(shared:
     with pytest.raises(ConfigError, match=r"Ray address '127.0.0.1:1': cannot join"):
         save(order(shared), shared / "new" / "out", RunOptions(ray_address="127.0.0.1:1"))
     assert not (shared / "new").exists()
+
+
+def test_node_without_the_gpus_of_the_device_is_refused_before_anything_is_made(
+    cluster: Cluster, shared: Path
+) -> None:
+    options = RunOptions(ray_address=cluster.address, device="cuda")
+    with pytest.raises(DeviceError, match=r"^node .*'cuda' needs GPUs: expected 1, found 0"):
+        save(order(shared), shared / "new" / "out", options)
+    assert not (shared / "new").exists()
+
+
+@pytest.mark.skipif(bool(cards()), reason="there is a card here")
+def test_worker_opens_the_cards_that_ray_gave_it(
+    cluster: Cluster, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = cluster.add_node(**NODE, num_gpus=2)
+    try:
+        everybody = living_nodes()
+        monkeypatch.setattr(
+            "tvmerge.fleet.living_nodes", lambda: {added.node_id: everybody[added.node_id]}
+        )
+        options = RunOptions(ray_address=cluster.address, device="cuda:4,7")
+        with pytest.raises(DeviceError, match=r"^node .*: device 'cuda:all': "):
+            save(order(shared), shared / "out", options)
+    finally:
+        cluster.remove_node(added)
+    assert not (shared / "out").exists()
 
 
 def test_missing_ray_is_an_error_that_says_what_to_install(shared: Path) -> None:

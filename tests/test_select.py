@@ -31,7 +31,9 @@ def keys(base: np.ndarray, tuned: Sequence[np.ndarray], source: int) -> np.ndarr
             values = square * np.float32(1 / len(tuned))
         else:
             values = (decode(tuned[source - 1]) - decode(base)).astype(np.float32)
-    return np.asarray(values).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    # Every NaN has the same key, above all others.
+    found = np.asarray(values).view(np.uint32) & np.uint32(0x7FFFFFFF)
+    return np.minimum(found, np.uint32(0x7F800001))
 
 
 def chosen_by(ranked: np.ndarray, cut: tuple[int, int]) -> np.ndarray:

@@ -44,7 +44,8 @@ def test_bare_command_loads_nothing_heavy(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["vector", "apply", "merge", "sweep", "inspect", "verify", "diff", "plan", "bench"]
+    "command",
+    ["vector", "apply", "merge", "sweep", "inspect", "verify", "diff", "plan", "bench", "devices"],
 )
 def test_subcommands_load_neither_torch_nor_numpy(command: str) -> None:
     call = f"tvmerge.cli.cli.main([{command!r}, '--help'], standalone_mode=False)"

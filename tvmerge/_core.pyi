@@ -7,6 +7,20 @@ _Range = tuple[int, int, str, bool]
 _Result = tuple[int, int, str, int, tuple[float, ...], object]  # the last: Consensus or None
 _Planned = tuple[str, tuple[_Range, ...], int, tuple[_Result, ...]]
 
+class Card:
+    def __init__(self, index: int, *, memory_bytes: int) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    @property
+    def pinned_bytes(self) -> int: ...
+    def forget(self) -> None: ...
+
+# index, name, compute capability, free and total bytes, why it cannot be used (empty if it can)
+def cards() -> list[tuple[int, str, tuple[int, int], int, int, str]]: ...
+def cuda_problem() -> str: ...
+
 class Source:
     def __init__(self, file: int, offset_bytes: int, dtype: str, digested: bool = ...) -> None: ...
 
@@ -120,6 +134,7 @@ def merge(
     isa: str = ...,
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
+    cards: Sequence[Card] = ...,
 ) -> MergeResult: ...
 def floor(
     inputs: Sequence[str],
@@ -142,6 +157,7 @@ def measure(
     isa: str = ...,
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
+    cards: Sequence[Card] = ...,
 ) -> list[tuple[list[float], list[int]]]: ...
 def select(
     inputs: Sequence[str],
@@ -152,6 +168,7 @@ def select(
     isa: str = ...,
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
+    cards: Sequence[Card] = ...,
 ) -> list[list[tuple[int, int]]]: ...
 def delta_sums(
     inputs: Sequence[str],
@@ -162,6 +179,17 @@ def delta_sums(
     isa: str = ...,
     drop_behind: bool = ...,
     progress: Callable[[int], None] | None = ...,
+    cards: Sequence[Card] = ...,
 ) -> list[list[tuple[float, float, float, int, int]]]: ...
+def combine_tensors(
+    terms: Sequence[tuple[int, str, float]],
+    out: tuple[int, str],
+    elements: int,
+    *,
+    threads: int = ...,
+    isa: str = ...,
+    card: int | None = ...,
+    stream: int = ...,
+) -> None: ...
 def allocate(path: str, size_bytes: int) -> None: ...
 def available_isas() -> list[str]: ...

@@ -17,6 +17,7 @@ from importlib import import_module
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tvmerge.devices import CPU
 from tvmerge.errors import ConfigError
 from tvmerge.expression import Folded, Terms, added, describe, exact, refuse
 from tvmerge.merge import save_checkpoint, save_vector
@@ -149,18 +150,23 @@ class Checkpoint(Folded):
         *,
         start: Checkpoint | None = None,
         threads: int | None = None,
+        device: str = CPU,
+        device_memory_mib: int | None = None,
         progress: Progress | None = None,
     ) -> LoadedModel:
         """Fill a torch model's parameters and buffers, in the dtypes and on the devices it has.
 
         No file and no second model in between. The result's `rescale(s)` makes the model
-        start + s * (self - start); `start` is the donor as it is unless given.
+        start + s * (self - start); `start` is the donor as it is unless given. `device` computes
+        (see `save`), wherever the model is.
 
         Raises MismatchError, with the model as it was, where its tensors are not the checkpoint's;
         StorageError where the disk fails: the model may then hold a mixture. NothingChangedError
         where the model now holds the donor although something was added.
         """
-        options = RunOptions(threads=threads, progress=progress)
+        options = RunOptions(
+            threads=threads, device=device, device_memory_mib=device_memory_mib, progress=progress
+        )
         loaded: LoadedModel = import_module("tvmerge.live").load_into(model, self, start, options)
         return loaded
 

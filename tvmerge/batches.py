@@ -15,6 +15,7 @@ from time import monotonic
 
 from tvmerge import _core
 from tvmerge.deciding import decided
+from tvmerge.devices import lent
 from tvmerge.edit import Edit
 from tvmerge.garbage import uncollected
 from tvmerge.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, size_bytes
@@ -131,23 +132,26 @@ def run_batch(
 
     `into` names other places than the batch's output files; None for one of them: it is computed
     and written nowhere. `progress` is called with the bytes moved so far. Raises StorageError where
-    a file cannot be read or written, MemoryLimitError where the workspace is too small.
+    a file cannot be read or written, MemoryLimitError where the workspace is too small, DeviceError
+    where a card fails.
     """
     started = monotonic()
-    jobs, before = decided(batch.jobs, batch.inputs, workspace, progress)
-    inputs, outputs, combines, copies = native(replace(batch, jobs=jobs))
-    done = _core.merge(
-        inputs,
-        outputs if into is None else [into[number] for number in batch.outputs],
-        combines,
-        copies,
-        threads=workspace.threads,
-        slice_bytes=workspace.slice_bytes,
-        buffer_bytes=workspace.buffer_bytes,
-        isa=workspace.isa,
-        drop_behind=workspace.drop_behind,
-        progress=partial(_tell_more, progress, before) if progress else None,
-    )
+    with lent(workspace.cards):
+        jobs, before = decided(batch.jobs, batch.inputs, workspace, progress)
+        inputs, outputs, combines, copies = native(replace(batch, jobs=jobs))
+        done = _core.merge(
+            inputs,
+            outputs if into is None else [into[number] for number in batch.outputs],
+            combines,
+            copies,
+            threads=workspace.threads,
+            slice_bytes=workspace.slice_bytes,
+            buffer_bytes=workspace.buffer_bytes,
+            isa=workspace.isa,
+            drop_behind=workspace.drop_behind,
+            progress=partial(_tell_more, progress, before) if progress else None,
+            cards=workspace.cards,
+        )
     return Record(
         number=batch.number,
         edits=tuple([tuple([Edit._make(edit) for edit in job]) for job in done.edits]),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tvmerge import _core
 from tvmerge.algebra import TaskVector
+from tvmerge.devices import lent
 from tvmerge.errors import MismatchError
 from tvmerge.matching import check_match
 from tvmerge.run_options import RunOptions
@@ -238,11 +239,14 @@ def _measure(
         )
     told = options.progress
     to_read = sum(slot.entry.size_bytes for slots, _ in jobs for slot in slots)
-    return _core.measure(
-        [str(path) for path in files],
-        native,
-        threads=options.thread_count(),
-        buffer_bytes=options.buffer_bytes(),
-        isa=options.isa,
-        progress=(lambda done: told(done, to_read)) if told else None,
-    )
+    workspace = options.workspace()
+    with lent(workspace.cards):
+        return _core.measure(
+            [str(path) for path in files],
+            native,
+            threads=workspace.threads,
+            buffer_bytes=workspace.buffer_bytes,
+            isa=workspace.isa,
+            progress=(lambda done: told(done, to_read)) if told else None,
+            cards=workspace.cards,
+        )

@@ -158,6 +158,9 @@ def _time_tvmerge(contest: Contest, timings: Timings, engine: Timings) -> None:
     command += ["--threads", str(contest.options.thread_count())]
     if contest.options.memory_mib is not None:
         command += ["--memory", str(contest.options.memory_mib)]
+    command += ["--device", contest.options.device]
+    if contest.options.device_memory_mib is not None:
+        command += ["--memory-device", str(contest.options.device_memory_mib)]
     started = monotonic()
     answer, _ = _run(command)
     seconds = monotonic() - started

@@ -122,6 +122,7 @@ class _Engine:
             isa=held.isa,
             drop_behind=held.drop_behind,
             progress=tell,
+            cards=held.cards,
         )
 
 

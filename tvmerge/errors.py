@@ -7,7 +7,8 @@
     ├── OutputError              5   a place that cannot be written, or must not be
     ├── NothingChangedError      6   a merge that left everything as it was
     ├── StorageError             7   the disk failed: read error, short file, no space
-    └── MemoryLimitError         8   the memory limit cannot be kept
+    ├── MemoryLimitError         8   the memory limit cannot be kept
+    └── DeviceError              9   a card cannot be used, or failed
 
 Messages say what, where, expected, found and what to do. Interrupts end with 130.
 """
@@ -65,6 +66,12 @@ class MemoryLimitError(TVMergeError, MemoryError):
     """The memory limit cannot be kept."""
 
     exit_code = 8
+
+
+class DeviceError(TVMergeError, RuntimeError):
+    """A card that cannot be used (no build, no driver, no card, too old), or failed."""
+
+    exit_code = 9
 
 
 INTERRUPTED_EXIT_CODE = 130

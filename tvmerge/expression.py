@@ -14,6 +14,7 @@ from importlib import import_module
 from numbers import Rational, Real
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from tvmerge.devices import CPU
 from tvmerge.errors import ConfigError
 from tvmerge.plan import Plan
 from tvmerge.receipt import RecipeText
@@ -54,6 +55,8 @@ class Expression(ABC):
         dtype: str | None = None,
         memory_mib: int | None = None,
         threads: int | None = None,
+        device: str = CPU,
+        device_memory_mib: int | None = None,
         progress: Progress | None = None,
         sync: bool | None = None,
         restart: bool = False,
@@ -66,19 +69,23 @@ class Expression(ABC):
         dtype that it has in the donor; a TaskVector is stored in float32; `dtype` ("bfloat16",
         "BF16") asks for another. `memory_mib` limits what the process may hold, `progress` is
         called with (bytes moved, bytes to move), `sync` waits until the result is on the disk
-        (None: if it takes 4 GiB or more). The
-        nodes of the Ray cluster at `ray_address` share the work (docs/fleet.md). The receipt
-        (docs/receipt.md) repeats `recipe`.
+        (None: if it takes 4 GiB or more). `device`
+        computes (`cpu`, `cuda`, `cuda:1`, `cuda:0,1`, `cuda:all`: the same bytes) and gives up to
+        `device_memory_mib` of each card's memory. The nodes of the Ray cluster at `ray_address`
+        share the work (docs/fleet.md). The receipt (docs/receipt.md) repeats `recipe`.
 
         Raises MismatchError where the inputs do not fit together, OutputError where `out` is not
         free, NothingChangedError where the vector is zero or the model is the donor again although
-        something was added, StorageError where the disk fails. `out` does not exist then. What an
+        something was added, StorageError where the disk fails, DeviceError where the device cannot
+        be used. `out` does not exist then. What an
         interrupted run has done is kept in `.{name}.unfinished` beside it, from where the same
         call goes on; `restart` discards it.
         """
         options = RunOptions(
             memory_mib=memory_mib,
             threads=threads,
+            device=device,
+            device_memory_mib=device_memory_mib,
             progress=progress,
             sync=sync,
             restart=restart,
@@ -93,15 +100,20 @@ class Expression(ABC):
         *,
         dtype: str | None = None,
         threads: int | None = None,
+        device: str = CPU,
+        device_memory_mib: int | None = None,
         progress: Progress | None = None,
     ) -> dict[str, torch.Tensor]:
         """The result as CPU tensors of torch by name, with the bytes that `save` would write.
 
+        `device` computes them, wherever they end up (see `save`).
         Raises ConfigError for a dtype that torch does not have, MismatchError where the inputs do
         not fit together, StorageError where the disk fails.
         """
         plan = self._plan([self.weighting], self._donor, dtype=dtype)
-        options = RunOptions(threads=threads, progress=progress)
+        options = RunOptions(
+            threads=threads, device=device, device_memory_mib=device_memory_mib, progress=progress
+        )
         # By name: torch is known there, and must not be needed here.
         found: dict[str, torch.Tensor] = import_module("tvmerge.live").tensors(plan, options)
         return found

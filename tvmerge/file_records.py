@@ -56,7 +56,8 @@ def data_states(paths: Sequence[Path], options: RunOptions) -> list[bytes]:
     whole = sum(job.bytes_read for job in jobs)
     batches = cut(plan, (), batch_bytes=options.batch_bytes)
     states: Mapping[int, list[bytes]] = defaultdict(list)
-    for record in run_batches(batches, options.workspace(whole), options.progress, whole=whole):
+    workspace = options.on_processor().workspace(whole)
+    for record in run_batches(batches, workspace, options.progress, whole=whole):
         for file, state in record.input_states.items():
             states[file].append(state)
     return [add(EMPTY, *states[number]) for number in range(len(paths))]

@@ -17,8 +17,19 @@ from types import TracebackType
 from typing import Any
 
 from tvmerge.batches import Batch, run_batch
+from tvmerge.devices import ALL, CPU
 from tvmerge.errors import TVMergeError, storage_errors
-from tvmerge.nodes import Node, is_alive, join, living_nodes, placed, refuse_versions, refuse_views
+from tvmerge.nodes import (
+    Node,
+    gpus_of,
+    is_alive,
+    join,
+    living_nodes,
+    placed,
+    refuse_missing_gpus,
+    refuse_versions,
+    refuse_views,
+)
 from tvmerge.ray_session import stop
 from tvmerge.record import Record
 from tvmerge.run_options import RunOptions
@@ -33,7 +44,8 @@ class Fleet:
 
     def __init__(self, address: str, options: RunOptions | None = None) -> None:
         """`options` count on every node: `threads` (as many CPUs are asked of Ray; None: all that
-        the node has), `memory_mib` (of its worker)."""
+        the node has), `memory_mib` (of its worker), `device` (as many GPUs are asked of Ray,
+        which says which ones they are)."""
         # The callback stays here; records say what is done.
         self._options = replace(options or RunOptions(), progress=None)
         self._address = address
@@ -42,10 +54,12 @@ class Fleet:
         self._running: dict[Any, tuple[str, int]] = {}
 
     def __enter__(self) -> Fleet:
-        """Join the cluster; raises ConfigError where it cannot run a merge."""
+        """Join the cluster; raises ConfigError where it cannot run a merge, DeviceError where a
+        node has not the GPUs."""
         self._started = join(self._address)
         try:
             self._nodes = living_nodes()
+            refuse_missing_gpus(self._nodes.values(), self._options.device)
             refuse_versions(self._nodes.values())
         except BaseException:
             self._leave()
@@ -91,8 +105,11 @@ class Fleet:
         import ray
 
         threads = min(self._options.threads or node.cpus, node.cpus)
-        options = replace(self._options, threads=threads)
-        remote = ray.remote(_run).options(**placed(node, cpus=threads))
+        gpus = gpus_of(node, self._options.device)
+        # Ray shows a worker its own GPUs alone, counted from 0.
+        device = f"cuda:{ALL}" if gpus else CPU
+        options = replace(self._options, threads=threads, device=device)
+        remote = ray.remote(_run).options(**placed(node, cpus=threads, gpus=gpus))
         return remote.remote(batch, options, share)
 
     def _records(self, schedule: Schedule) -> Iterator[Record]:

@@ -45,7 +45,7 @@ def floor_seconds(plan: Plan, outputs: Sequence[Path], options: RunOptions) -> f
         shard = plan.shards[number % len(plan.shards)]
         _core.allocate(os.fspath(path), shard.size_bytes)
     batches = cut(plan, outputs, batch_bytes=options.batch_bytes)
-    workspace = options.workspace(sum(batch.bytes_held for batch in batches))
+    workspace = options.on_processor().workspace(sum(batch.bytes_held for batch in batches))
     for batch in batches:
         run_floor(batch, workspace)
     return monotonic() - started

@@ -80,6 +80,7 @@ class LoadedModel:
         return self.rescale(0.0)
 
     def _fill(self, expression: Checkpoint, scale: float) -> Edit:
+        self._options.open_cards()  # where there is none the model stays as it is
         coefficients, donor = expression.coefficients, expression.donor
         inputs = list(dict.fromkeys([donor, *coefficients]))
         for stored in inputs:
@@ -198,4 +199,5 @@ def _differing(pairs: list[tuple[Stored, Slot, Slot]], options: RunOptions) -> l
         for _, one, other in pairs
     )
     inputs = {number: os.fspath(file) for file, number in numbers.items()}
-    return list(run_batch(Batch(0, inputs, {}, jobs), options.workspace()).different)
+    workspace = options.on_processor().workspace()
+    return list(run_batch(Batch(0, inputs, {}, jobs), workspace).different)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tvmerge.card import model_card
+from tvmerge.devices import parse_device
 from tvmerge.dtype import parse_dtype
 from tvmerge.edit import is_swallowed
 from tvmerge.errors import NothingChangedError, storage_errors
@@ -149,6 +150,9 @@ def _cluster(options: RunOptions) -> Iterator[Runner | None]:
 def _refuse_early(order: Order, options: RunOptions) -> None:
     """What would be an error only after hours: before anything is made."""
     options.thread_count()
+    parse_device(options.device)
+    if options.ray_address is None:  # else the nodes open their own
+        options.open_cards()
     if order.kind == MODEL:
         companions = find_companions(order.donor)
         changed = order.dtype is not None or order.config

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tvmerge.batches import Batch
-from tvmerge.errors import ConfigError, StorageError, TVMergeError
+from tvmerge.devices import ALL, parse_device
+from tvmerge.errors import ConfigError, DeviceError, StorageError, TVMergeError
 from tvmerge.ray_session import connect
 from tvmerge.version import __version__
 
@@ -33,6 +34,7 @@ class Node:
     id: str
     host: str
     cpus: int
+    gpus: int
 
     def __str__(self) -> str:
         return f"node {self.host} ({self.id[:8]})"
@@ -64,7 +66,12 @@ def living_nodes() -> dict[str, Node]:
 
     found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     living = [
-        Node(node["NodeID"], node["NodeManagerHostname"], int(node["Resources"].get("CPU", 0)))
+        Node(
+            node["NodeID"],
+            node["NodeManagerHostname"],
+            cpus=int(node["Resources"].get("CPU", 0)),
+            gpus=int(node["Resources"].get("GPU", 0)),
+        )
         for node in found
         if node["Alive"]
     ]
@@ -84,13 +91,35 @@ def is_alive(node_id: str) -> bool:
     return any(node["Alive"] and node["NodeID"] == node_id for node in found)
 
 
-def placed(node: Node, *, cpus: int) -> dict[str, Any]:
+def placed(node: Node, *, cpus: int, gpus: int = 0) -> dict[str, Any]:
     """Options of a task that runs on this node or not at all."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     # A retry would go to the very node that is gone: the schedule retries elsewhere.
     place = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return {"num_cpus": cpus, "max_retries": 0, "scheduling_strategy": place}
+    return {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0, "scheduling_strategy": place}
+
+
+def gpus_of(node: Node, device: str) -> int:
+    """How many GPUs a worker with this device asks of the node."""
+    wanted = parse_device(device)
+    return node.gpus if wanted == ALL else len(wanted)
+
+
+def refuse_missing_gpus(nodes: Iterable[Node], device: str) -> None:
+    """Raise DeviceError for the first node that has not the GPUs of this device.
+
+    Ray tells only how many a node has; its own worker opens them.
+    """
+    wanted = parse_device(device)
+    least = 1 if wanted == ALL else len(wanted)
+    for node in nodes:
+        if node.gpus < least:
+            raise DeviceError(
+                f"{node}: the device {device!r} needs GPUs: expected {least}, found {node.gpus} "
+                "that Ray may use. Start Ray there with --num-gpus, leave the node out, or use the "
+                "device cpu"
+            )
 
 
 def refuse_versions(nodes: Iterable[Node]) -> None:

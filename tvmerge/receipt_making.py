@@ -34,6 +34,7 @@ from tvmerge.version import __version__
 if TYPE_CHECKING:
     from tvmerge.outcome import TensorOutcome
     from tvmerge.report import Result
+    from tvmerge.run_options import RunOptions
     from tvmerge.stored import Stored
 
 
@@ -123,7 +124,7 @@ def _run(result: Result, folder: Path) -> dict[str, Any]:
     """All that may differ from one run of the same merge to the next."""
     moved = result.bytes_read + result.bytes_written - result.resumed_bytes
     threads = result.options.thread_count()
-    # Of several machines (ray_address) the floor is not known, nor are all their threads.
+    # Of several machines (ray_address) neither the floor is known nor all threads and cards.
     alone = result.options.ray_address is None
     return {
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -137,7 +138,13 @@ def _run(result: Result, folder: Path) -> dict[str, Any]:
             share_of_floor(folder, threads, moved, result.seconds) if alone else None
         ),
         "threads": threads if alone else None,
+        "device": _device(result.options) if alone else None,
         "isa": result.options.isa or _core.available_isas()[0],
         "host": platform.node(),
         "python": platform.python_version(),
     }
+
+
+def _device(options: RunOptions) -> str:
+    """The names of the cards, or of the processor as a device."""
+    return ", ".join(card.name for card in options.open_cards()) or options.device

@@ -1,13 +1,18 @@
-"""How a merge runs: threads, memory, durability. None of it changes a byte of the result."""
+"""How a merge runs: device, threads, memory, durability. None of it changes a byte of it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tvmerge.devices import CPU, open_cards
 from tvmerge.errors import ConfigError, MemoryLimitError
+
+if TYPE_CHECKING:
+    from tvmerge import _core
 
 # Called with (bytes moved so far, bytes to move in all), a few times a second.
 Progress = Callable[[int, int], None]
@@ -18,6 +23,8 @@ _RESERVE_BYTES = 24 * _MIB
 # All inputs' slices and the output's: fits the second-level cache or nearly so (docs/results.md).
 _SLICE_BYTES = _MIB
 _BYTES_PER_THREAD = 12 * _MIB
+# Of pinned memory, through which a card reads and writes while it computes.
+_BYTES_PER_THREAD_OF_CARDS = 24 * _MIB
 # The share of available memory that a merge's files may fill before they leave it again at once.
 _CACHE_SHARE = 0.75
 # Read and written between two records of the journal: what is lost at most when a run is cut off.
@@ -30,7 +37,10 @@ SYNC_FROM_BYTES = 4 * 1024 * _MIB
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What the engine may use: threads, and the bytes of their buffers together."""
+    """What the engine may use: threads, the bytes of their buffers together, cards.
+
+    It stays in its process: open cards cannot be sent to another one, as RunOptions can.
+    """
 
     threads: int
     slice_bytes: int
@@ -38,6 +48,8 @@ class Workspace:
     isa: str = ""
     # Whether files leave the page cache when they have been read and written.
     drop_behind: bool = False
+    # The open cards that compute; none: the processor.
+    cards: tuple[_core.Card, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +69,10 @@ class RunOptions:
     sync: bool | None = None
     # Discard what an earlier, unfinished merge into the same place has left.
     restart: bool = False
+    # What computes (tvmerge.devices): cpu, cuda, cuda:1, cuda:0,1, cuda:all.
+    device: str = CPU
+    # What may be taken of each card's memory; None: a share of what is free.
+    device_memory_mib: int | None = None
     # The Ray cluster whose nodes share the work (tvmerge.fleet); None: this machine alone.
     ray_address: str | None = None
 
@@ -68,11 +84,14 @@ class RunOptions:
 
     def buffer_bytes(self) -> int:
         """What the memory limit leaves for buffers, given what the process holds already."""
-        wanted = self.thread_count() * _BYTES_PER_THREAD
+        each = _BYTES_PER_THREAD if self.device == CPU else _BYTES_PER_THREAD_OF_CARDS
+        wanted = self.thread_count() * each
         if self.memory_mib is None:
             return wanted
         with Path("/proc/self/statm").open() as file:
             resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        # What cards have pinned for an earlier run is what this one uses.
+        resident -= sum(card.pinned_bytes for card in self.open_cards())
         left = self.memory_mib * _MIB - resident - _RESERVE_BYTES
         if left <= 0:
             raise MemoryLimitError(
@@ -90,15 +109,26 @@ class RunOptions:
         """What the engine may use, fixed now: the process grows a little while it runs.
 
         A run whose files (`bytes_held`) would fill memory leaves the page cache as it was: other
-        programs' files are not pushed out of it.
+        programs' files are not pushed out of it. Raises DeviceError where the device cannot be
+        used.
         """
+        cards = self.open_cards()  # first: the process holds more then
         return Workspace(
             threads=self.thread_count(),
             slice_bytes=self.slice_bytes,
             buffer_bytes=self.buffer_bytes(),
             isa=self.isa,
             drop_behind=bytes_held > _CACHE_SHARE * _available_bytes(),
+            cards=cards,
         )
+
+    def open_cards(self) -> tuple[_core.Card, ...]:
+        """The device's cards, opened once for the process; none for the processor."""
+        return open_cards(self.device, self.device_memory_mib)
+
+    def on_processor(self) -> RunOptions:
+        """The same without cards: for work that only reads, or that others do."""
+        return replace(self, device=CPU)
 
 
 def _available_bytes() -> int:

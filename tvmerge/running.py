@@ -83,7 +83,7 @@ def _intact(
     records = work.journal.records
     if not records:
         return set()
-    workspace = options.workspace()
+    workspace = options.on_processor().workspace()
     intact = set()
     for batch in batches:
         record = records.get(batch.number)

@@ -42,6 +42,7 @@ COMMANDS = {
     "verify": _Target("tvmerge.cli.verify:verify", "Check an output against its receipt."),
     "diff": _Target("tvmerge.cli.diff:diff", "Measure how two checkpoints differ."),
     "bench": _Target("tvmerge.cli.bench:bench", "Time a merge on this machine."),
+    "devices": _Target("tvmerge.cli.devices:devices", "List the cards that can compute."),
     "study": _Target("tvmerge.training.cli:study", "Train, negate and measure traits."),
 }
 

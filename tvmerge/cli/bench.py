@@ -21,7 +21,6 @@ from tvmerge.floor_memory import remember
 from tvmerge.hub import resolve
 from tvmerge.plan import plan_checkpoint
 from tvmerge.random_model import write_random_model
-from tvmerge.run_options import RunOptions
 from tvmerge.unfinished import check_space
 
 _TUNED = 3
@@ -112,7 +111,7 @@ def _contest(named: list[Path], out: Path, flags: RunFlags) -> Contest:
         scale=_SCALE,
         plan=plan_checkpoint([merged.coefficients], merged.donor),
         out=out,
-        options=RunOptions(memory_mib=flags.memory_mib, threads=flags.threads),
+        options=flags.run_options(),
     )
 
 
@@ -143,6 +142,7 @@ def _found(contest: Contest, results: Results) -> dict[str, Any]:
         "bytes_read": read,
         "bytes_written": written,
         "threads": contest.options.thread_count(),
+        "device": contest.options.device,
         "contenders": contenders,
         "engine_seconds": results.engine.seconds,
         "engine_median_seconds": results.engine.median,
@@ -155,7 +155,7 @@ def _print(found: dict[str, Any]) -> None:
     click.echo(
         f"{machine['processors']} processors ({machine['architecture']}), "
         f"{size(machine['memory_bytes'])} of memory, Linux {machine['kernel']}, "
-        f"{found['threads']} threads"
+        f"{found['threads']} threads, device {found['device']}"
     )
     moved = f"{size(found['bytes_read'])} read, {size(found['bytes_written'])} written"
     rounds = len(found["contenders"][0]["seconds"])

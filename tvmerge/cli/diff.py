@@ -14,7 +14,6 @@ from tvmerge.cli.progress import shown
 from tvmerge.compare import Difference, TensorDifference
 from tvmerge.compare import diff as compare
 from tvmerge.hub import resolve
-from tvmerge.run_options import RunOptions
 
 _HEAD = ("", "elements", "changed", "|A|", "|B|", "|B-A|", "relative", "cosine")
 
@@ -32,8 +31,7 @@ def diff(a: str, b: str, with_tensors: bool, flags: RunFlags) -> None:
     be compared, same or not; `same` in the JSON says which.
     """
     with shown("diff", quiet=flags.quiet) as progress:
-        options = RunOptions(memory_mib=flags.memory_mib, threads=flags.threads, progress=progress)
-        found = compare(resolve(a), resolve(b), options=options)
+        found = compare(resolve(a), resolve(b), options=flags.run_options(progress))
     if flags.as_json:
         print_json(_plain(found))
         return

@@ -9,8 +9,14 @@ from typing import Any
 
 import click
 
+from tvmerge.devices import CPU, parse_device
 from tvmerge.dtype import TORCH_NAMES, parse_dtype
 from tvmerge.errors import ConfigError
+from tvmerge.run_options import Progress, RunOptions
+
+_MEMORY_MIB = 512
+# A card's driver takes some hundred MiB of the process, its pinned buffers more.
+_MEMORY_WITH_CARDS_MIB = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,10 +27,33 @@ class RunFlags:
     threads: int | None
     quiet: bool
     as_json: bool
+    device: str = CPU
+    device_memory_mib: int | None = None
     # Of the commands that write (write_options).
     sync: bool | None = None
     restart: bool = False
     ray_address: str | None = None
+
+    def run_options(self, progress: Progress | None = None) -> RunOptions:
+        """What the engine is told of them."""
+        return RunOptions(
+            memory_mib=self.memory_mib,
+            threads=self.threads,
+            device=self.device,
+            device_memory_mib=self.device_memory_mib,
+            progress=progress,
+            sync=self.sync,
+            restart=self.restart,
+            ray_address=self.ray_address,
+        )
+
+
+def _device(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        parse_device(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
 
 
 def _dtype_code(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
@@ -46,14 +75,13 @@ def dtype_option(default: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add --memory, --threads, --quiet and --json, handed over as `flags`."""
+    """Add what says how a command runs (device, threads, memory) and talks, as `flags`."""
 
     @click.option(
         "--memory",
         "memory_mib",
         type=click.IntRange(min=1),
-        default=512,
-        show_default=True,
+        show_default=f"{_MEMORY_MIB}, or {_MEMORY_WITH_CARDS_MIB} where a card computes",
         envvar="TVMERGE_MEMORY",
         show_envvar=True,
         metavar="MIB",
@@ -65,13 +93,46 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="N",
         help="Default: one for each processor.",
     )
+    @click.option(
+        "--device",
+        default=CPU,
+        show_default=True,
+        envvar="TVMERGE_DEVICE",
+        show_envvar=True,
+        callback=_device,
+        metavar="DEVICE",
+        help="What computes: cpu, or NVIDIA cards: cuda, cuda:1, cuda:0,1, cuda:all. The bytes are "
+        "the same. `tvmerge devices` lists the cards.",
+    )
+    @click.option(
+        "--memory-device",
+        "device_memory_mib",
+        type=click.IntRange(min=1),
+        metavar="MIB",
+        help="Memory that may be taken of each card, in MiB. Default: three quarters of what is "
+        "free, at most 8 GiB.",
+    )
     @click.option("--quiet", "-q", is_flag=True, help="No progress, no summary.")
     @json_option
     @wraps(command)
     def with_flags(
-        memory_mib: int, threads: int | None, quiet: bool, as_json: bool, **rest: Any
+        memory_mib: int | None,
+        threads: int | None,
+        device: str,
+        device_memory_mib: int | None,
+        quiet: bool,
+        as_json: bool,
+        **rest: Any,
     ) -> None:
-        flags = RunFlags(memory_mib=memory_mib, threads=threads, quiet=quiet, as_json=as_json)
+        usual = _MEMORY_MIB if device == CPU else _MEMORY_WITH_CARDS_MIB
+        flags = RunFlags(
+            memory_mib=memory_mib or usual,
+            threads=threads,
+            device=device,
+            device_memory_mib=device_memory_mib,
+            quiet=quiet,
+            as_json=as_json,
+        )
         command(flags=flags, **rest)
 
     return with_flags
@@ -95,7 +156,7 @@ def write_options(command: Callable[..., None]) -> Callable[..., None]:
         "--ray-address",
         metavar="ADDR",
         help="Share the work among the nodes of the Ray cluster at HOST:PORT, or `auto`. They "
-        "need the same files at the same paths; --memory and --threads count on each.",
+        "need the same files at the same paths; --memory, --threads and --device count on each.",
     )
     @run_options
     @wraps(command)

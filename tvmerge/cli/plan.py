@@ -67,7 +67,7 @@ def plan(
     if assembly is None:
         check_match(inputs, model.donor, listed=None)
     planned = plan_checkpoint([model.weighting], model.donor, dtype=dtype)
-    options = RunOptions(memory_mib=flags.memory_mib, threads=flags.threads)
+    options = flags.run_options()
     workspace = options.workspace()
     check_memory(planned, workspace)
     place = _place(target)
@@ -76,7 +76,7 @@ def plan(
         check_space(target, planned.output_bytes, free)
     spent = time.monotonic() - started
     probed = None if no_probe else _probe(planned, place, options)
-    found = _Found(model, planned, needs(planned), workspace, flags.memory_mib, free, probed, spent)
+    found = _Found(model, planned, needs(planned), workspace, flags, free, probed, spent)
     _tell(config, out, found, assembly if tensors else None, flags)
 
 
@@ -136,7 +136,7 @@ class _Found:
     plan: Plan
     needs: Needs
     workspace: Workspace
-    limit_mib: int
+    flags: RunFlags
     free_bytes: int
     probed: Probed | None
     planning_seconds: float
@@ -149,10 +149,12 @@ class _Found:
             **asdict(self.needs),
             "disk_needed_bytes": self.plan.output_bytes,
             "disk_free_bytes": self.free_bytes,
+            "device": self.flags.device,
+            "cards": [card.name for card in self.workspace.cards],
             "threads": self.workspace.threads,
             "buffer_bytes": self.workspace.buffer_bytes,
             "memory_bytes": _peak_bytes() + (0 if self.probed else self.workspace.buffer_bytes),
-            "memory_limit_bytes": self.limit_mib * _MIB,
+            "memory_limit_bytes": self.flags.memory_mib * _MIB,
             "estimate": self._estimate(),
         }
 
@@ -160,8 +162,7 @@ class _Found:
         if self.probed is None:
             return None
         load, rates = self.probed.load, self.probed.rates
-        options = RunOptions(memory_mib=self.limit_mib, threads=self.workspace.threads)
-        write_back = _write_back_bytes(self.plan, options)
+        write_back = _write_back_bytes(self.plan, self.flags.run_options())
         fast, slow = estimate_range(load, rates, write_back)
         return {
             "seconds": self.planning_seconds + estimate_seconds(load, rates, write_back),
@@ -193,6 +194,8 @@ def _print(config: str, out: str | None, found: dict[str, Any]) -> None:
     click.echo(f"  dtypes   {', '.join(names)}")
     free = size(found["disk_free_bytes"])
     click.echo(f"  disk     {size(found['disk_needed_bytes'])} needed, {free} free")
+    cards = f" ({', '.join(found['cards'])})" if found["cards"] else ""
+    click.echo(f"  device   {found['device']}{cards}")
     buffers = f"{found['threads']} threads with {found['buffer_bytes'] / _MIB:.0f} MiB of buffers"
     limit = f"limit {found['memory_limit_bytes'] / _MIB:.0f} MiB"
     click.echo(f"  memory   {found['memory_bytes'] / _MIB:.0f} MiB ({buffers}), {limit}")

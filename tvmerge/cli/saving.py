@@ -29,6 +29,8 @@ def save(
             dtype=dtype,
             memory_mib=flags.memory_mib,
             threads=flags.threads,
+            device=flags.device,
+            device_memory_mib=flags.device_memory_mib,
             progress=progress,
             recipe=recipe,
             sync=flags.sync,

@@ -14,7 +14,6 @@ from tvmerge.cli.progress import shown
 from tvmerge.receipt import RecipeText
 from tvmerge.recipe import build, load_recipe
 from tvmerge.report import MergeReport
-from tvmerge.run_options import RunOptions
 from tvmerge.sweep import sweep as write_scales
 
 
@@ -61,14 +60,7 @@ def sweep(config: Path, out: str, scales: tuple[float, ...], flags: RunFlags) ->
             scales,
             out,
             dtype=recipe.output_dtype,
-            options=RunOptions(
-                memory_mib=flags.memory_mib,
-                threads=flags.threads,
-                progress=progress,
-                sync=flags.sync,
-                restart=flags.restart,
-                ray_address=flags.ray_address,
-            ),
+            options=flags.run_options(progress),
             recipe=RecipeText(recipe.method, said),
         )
     warn_of_differing(reports[0].differing_tensors)

@@ -14,7 +14,6 @@ from tvmerge.cli.progress import shown
 from tvmerge.errors import FormatError
 from tvmerge.receipt_parsing import read_receipt
 from tvmerge.replay import replay as merge_again
-from tvmerge.run_options import RunOptions
 from tvmerge.untrusted import printable
 from tvmerge.verify import Fault, Verification
 from tvmerge.verify import verify as check
@@ -36,15 +35,12 @@ def verify(out: Path, inputs: bool, replay: bool, flags: RunFlags) -> None:
     started = time.monotonic()
     receipt = read_receipt(out)
     with shown("verify", quiet=flags.quiet) as progress:
-        options = RunOptions(memory_mib=flags.memory_mib, threads=flags.threads, progress=progress)
+        options = flags.run_options(progress)
         found = check(out, receipt, inputs=inputs and not replay, options=options)
     replayed: tuple[Fault, ...] = ()
     if replay:
         with shown("replay", quiet=flags.quiet) as progress:
-            options = RunOptions(
-                memory_mib=flags.memory_mib, threads=flags.threads, progress=progress
-            )
-            replayed = merge_again(receipt, options=options)
+            replayed = merge_again(receipt, options=flags.run_options(progress))
     seconds = time.monotonic() - started
     if flags.as_json:
         print_json(_plain(found, replayed if replay else None, seconds))

@@ -1,0 +1,148 @@
+// What deltas agree on in a whole tile of one dtype, chunk by chunk.
+#pragma once
+
+#include "agreement.cuh"
+#include "chunk.cuh"
+
+namespace tvmerge::cuda {
+
+// One bit for each of a thread's elements of a whole tile: whether it is drawn. Four
+// elements share a counter.
+template <typename Sum, Dtype D>
+struct DrawnBits {
+  using Chunk = Chunks<Sum, D>;
+  static constexpr unsigned kBits = kTile / kLanes<Sum>;
+  static constexpr unsigned kPassesEach = Chunk::kPasses / 4;
+  static constexpr unsigned kWords = kBits / 64;  // 1 or 2
+  std::uint64_t words[kWords];
+
+  __device__ __forceinline__ bool at(unsigned pass, unsigned e) const {
+    const unsigned bit = pass * Chunk::kCount + e;
+    // Chosen, not indexed: registers have no addresses.
+    const std::uint64_t word = kWords == 2 && bit >= 64 ? words[kWords - 1] : words[0];
+    return (word >> bit % 64 & 1) != 0;
+  }
+  // `first`: the thread's first element in the slice; `element`: in the tensor.
+  __device__ __forceinline__ void draw(const CardPart<Sum>& part, std::size_t first,
+                                       std::uint64_t element) {
+    for (std::uint64_t& word : words) word = 0;
+#pragma unroll 1
+    for (unsigned pass = 0; pass < kPassesEach; ++pass) {
+#pragma unroll 1
+      for (unsigned e = 0; e < Chunk::kCount; ++e) {
+        const std::size_t place = pass * Chunk::kStep + e;
+        const std::uint64_t at = element + place, within = at % kTile;
+        const ops::Drawn drawn = ops::draw(part.key, (at - within) / 4 + within);
+#pragma unroll
+        for (unsigned n = 0; n < 4; ++n) {
+          const std::uint64_t below = part.limits != nullptr
+                                          ? part.limits[first + place + n * (kTile / 4)]
+                                          : part.random_below;
+          const unsigned bit = (pass + n * kPassesEach) * Chunk::kCount + e;
+          words[n * kWords / 4] |= std::uint64_t{drawn.number[n] < below} << bit % 64;
+        }
+      }
+    }
+  }
+};
+
+// A thread's elements of a whole tile, chunk by chunk; every decision that is the same
+// for all elements is made once for a chunk.
+template <typename Sum, Dtype D, bool Random, unsigned Parts>
+class TileAgreement {
+  using Chunk = Chunks<Sum, D>;
+  static constexpr unsigned kCount = Chunk::kCount;
+  using All = Agreement<Sum, Parts>;
+
+ public:
+  __device__ __forceinline__ TileAgreement(const All& all, WholeTile tile)
+      : all_(all),
+        first_(tile.number * kTile + threadIdx.x % kLanes<Sum> * kCount),
+        wanted_(tile.wanted) {
+    if constexpr (Random) {
+#pragma unroll
+      for (unsigned p = 0; p < Parts; ++p)
+        drawn_[p].draw(all.parts[p], first_, all.first + first_);
+    }
+  }
+
+  __device__ __forceinline__ Edit agree(Sum* stage) {
+    Comparison<Sum> comparison;
+#pragma unroll 1
+    for (unsigned pass = 0; pass < Chunk::kPasses; ++pass, first_ += Chunk::kStep) {
+      const typename Chunk::Held from = Chunk::load(all_.terms.at[0].data, first_);
+      typename Chunk::Held held[Parts];
+#pragma unroll
+      for (unsigned p = 0; p < Parts; ++p)
+        held[p] = Chunk::load(all_.parts[p].term.data, first_);
+      Sum x[kCount], values[Parts][kCount], y[kCount], z[kCount];
+#pragma unroll
+      for (unsigned e = 0; e < kCount; ++e) x[e] = from.decoded(e);
+#pragma unroll
+      for (unsigned p = 0; p < Parts; ++p) cut(p, pass, held[p], x, values[p]);
+      sum(values, y);
+#pragma unroll
+      for (unsigned e = 0; e < kCount; ++e) y[e] = fused(all_.scale, y[e], x[e]);
+      Chunk::store(all_.out, first_, wanted_, y, z);
+      if (all_.edits != nullptr)
+        Chunk::template compare<false>(comparison, stage, x, y, z);
+    }
+    return all_.edits != nullptr ? comparison.template edit<kLanes<Sum>>() : Edit{};
+  }
+
+ private:
+  // What takes part of delta p.
+  __device__ __forceinline__ void cut(unsigned p, unsigned pass,
+                                      const typename Chunk::Held& held,
+                                      const Sum (&x)[kCount], Sum (&values)[kCount]) {
+    const CardPart<Sum>& part = all_.parts[p];
+    const std::uint64_t element = all_.first + first_;
+    const unsigned outer = ties_left(part.outer, element, kCount);
+    const unsigned inner = ties_left(part.inner, element, kCount);
+#pragma unroll
+    for (unsigned e = 0; e < kCount; ++e) {
+      const Sum delta = held.decoded(e) - x[e];
+      const bool drawn = !Random || drawn_[Random ? p : 0].at(pass, e);
+      values[e] =
+          cut_value(part, delta, static_cast<float>(delta), e < outer, e < inner, drawn);
+    }
+  }
+
+  __device__ __forceinline__ void sum(const Sum (&values)[Parts][kCount],
+                                      Sum (&y)[kCount]) {
+#pragma unroll
+    for (unsigned e = 0; e < kCount; ++e) {
+      y[e] = 0;
+#pragma unroll
+      for (unsigned p = 0; p < Parts; ++p) y[e] += values[p][e];
+    }
+    if (!all_.elects) return;
+    Sum weight[kCount];
+#pragma unroll
+    for (unsigned e = 0; e < kCount; ++e) {
+      const bool negative = y[e] < 0;
+      y[e] = weight[e] = 0;
+#pragma unroll
+      for (unsigned p = 0; p < Parts; ++p) {
+        const bool agrees = ops::agrees(values[p][e], negative, all_.any_sign);
+        y[e] += agrees ? all_.parts[p].late * values[p][e] : Sum{0};
+        weight[e] += agrees ? all_.parts[p].own : Sum{0};
+      }
+    }
+    if (!all_.normalizes) return;
+#pragma unroll
+    for (unsigned e = 0; e < kCount; ++e) {
+      // 0 stays 0; dividing it would take all threads on the long way of subnormals.
+      const Sum some = y[e] != 0 ? y[e] : Sum{1};
+      const Sum mean = some / (weight[e] != 0 ? weight[e] : Sum{1});
+      y[e] = y[e] != 0 ? mean : y[e];
+    }
+  }
+
+  const All& all_;
+  std::size_t first_;
+  const bool wanted_;
+  DrawnBits<Sum, D> drawn_[Random ? Parts : 1];
+};
+
+}  // namespace tvmerge::cuda

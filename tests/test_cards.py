@@ -1,0 +1,182 @@
+"""Cards compute the processor's bytes: every method and dtype, whatever runs beside what.
+
+Needs a card, or the host shim in its place (tests/test_cuda_shim.py runs this file so).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import DTYPES, FLOATS, digests, write_model
+from method_models import recipe
+from reference import random_array
+
+from tvmerge import Checkpoint, _core, run_options
+from tvmerge.devices import close_cards
+from tvmerge.errors import DeviceError, MemoryLimitError
+from tvmerge.merge import save_checkpoint
+from tvmerge.recipe import build, parse_recipe
+from tvmerge.run_options import RunOptions
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not _core.cards(), reason=f"no card: {_core.cuda_problem()}"),
+]
+
+SHAPES = {"embed": (70, 33), "layers.0.w": (600, 501), "layers.1.w": (65, 7), "norm": (5,)}
+MODELS = ("base", "a", "b", "c")
+WEIGHTS = (0.7, -0.4, 0.2)
+# method, parameters of the recipe, parameters of every model
+METHODS = {
+    "linear": ({"normalize": False}, {}),
+    "task_arithmetic": ({}, {}),
+    "ties": ({}, {"density": 0.3}),
+    "dare_linear": ({"seed": 3}, {"density": 0.4}),
+    "dare_ties": ({"seed": 3}, {"density": 0.4}),
+    "della": ({"seed": 3}, {"density": 0.4, "epsilon": 0.1}),
+    "della_linear": ({"seed": 3}, {"density": 0.4, "epsilon": 0.1}),
+    "breadcrumbs": ({}, {"density": 0.5, "gamma": 0.1}),
+    "breadcrumbs_ties": ({}, {"density": 0.5, "gamma": 0.1}),
+    "sce": ({"select_topk": 0.4}, None),
+    "ram": ({}, None),
+    "ramplus_tl": ({}, None),
+    "nearswap": ({"t": 0.05}, None),
+    "slerp": ({"t": 0.3}, None),
+    "nuslerp": ({}, {}),
+    "multislerp": ({}, {}),
+    "karcher": ({}, None),
+    "model_stock": ({}, None),
+}
+FEW = {"nearswap": 1, "slerp": 1, "nuslerp": 2}  # how many models beside the base
+WITHOUT_BASE = {"nuslerp", "karcher"}
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little memory for units, so that tensors of this size are cut into several."""
+    monkeypatch.setattr(run_options, "_BYTES_PER_THREAD_OF_CARDS", 12 * 1024 * 1024)
+
+
+def models(folder: Path, dtypes: list[str], *, wild: bool) -> Path:
+    generator = np.random.default_rng(11)
+    base = {n: random_array(generator, "F32", s, wild=False) for n, s in SHAPES.items()}
+    for number, model in enumerate(MODELS):
+        dtype = dtypes[number % len(dtypes)]
+        held = {}
+        for name, value in base.items():
+            noise = 0.1 * number * generator.standard_normal(value.shape)
+            held[name] = (value + noise).astype(np.float32).astype(DTYPES[dtype])
+            if wild:
+                anything = random_array(generator, dtype, value.shape, wild=True)
+                held[name] = np.where(generator.random(value.shape) < 0.02, anything, held[name])
+        write_model(folder / model, {**held, "ids": np.arange(7)}, shards=1 + number % 2)
+    return folder
+
+
+def merged(
+    text: str, out: Path, device: str, threads: int = 3, memory: int | None = None
+) -> tuple[object, object]:
+    """The files' digests, and what the receipt says of tensors."""
+    model = build(parse_recipe(Path("recipe.yaml"), text.encode()))
+    options = RunOptions(device=device, threads=threads, device_memory_mib=memory)
+    save_checkpoint(model.weighting, model.donor, out, dtype=None, options=options)
+    held = digests(out)
+    del held["README.md"], held["tvmerge_receipt.json"]  # these tell the time
+    receipt = json.loads((out / "tvmerge_receipt.json").read_text())
+    kept = {name: receipt[name] for name in receipt if name not in ("run", "files", "digest")}
+    return held, json.dumps(kept)
+
+
+def text_of(folder: Path, method: str) -> str:
+    overall, own = METHODS[method]
+    names = MODELS[1:][: FEW.get(method, 3)]
+    weighted = {
+        name: {} if own is None else {"weight": weight, **own}
+        for name, weight in zip(names, WEIGHTS, strict=False)
+    }
+    base = None if method in WITHOUT_BASE or method == "linear" else "base"
+    return recipe(folder, method, weighted, base=base, **overall)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "dtypes", [*([dtype] for dtype in FLOATS), ["BF16", "F32", "F16", "F8_E4M3"]], ids="-".join
+)
+def test_a_card_writes_the_bytes_and_the_receipt_of_the_processor(
+    tmp_path: Path, method: str, dtypes: list[str]
+) -> None:
+    text = text_of(models(tmp_path, dtypes, wild=False), method)
+    assert merged(text, tmp_path / "cuda", "cuda") == merged(text, tmp_path / "cpu", "cpu")
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties", "sce", "ram"])
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_nan_and_infinity_come_out_alike(tmp_path: Path, method: str, dtype: str) -> None:
+    text = text_of(models(tmp_path, [dtype], wild=True), method)
+    assert merged(text, tmp_path / "cuda", "cuda") == merged(text, tmp_path / "cpu", "cpu")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_threads_change_nothing(tmp_path: Path, threads: int) -> None:
+    text = text_of(models(tmp_path, ["BF16"], wild=False), "ties")
+    expected = merged(text, tmp_path / "cpu", "cpu")
+    assert merged(text, tmp_path / "cuda", "cuda", threads) == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 31, 32, 33, 1023, 1024, 1025, 65535, 65536, 65537, 70001])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_every_size_of_tensor(tmp_path: Path, size: int, dtype: str) -> None:
+    generator = np.random.default_rng(size)
+    held = [
+        Checkpoint(
+            write_model(
+                tmp_path / str(k), {"w": random_array(generator, dtype, (size,), wild=True)}
+            )
+        )
+        for k in range(4)
+    ]
+    model = Checkpoint.average(held, [1.5, -0.3, 0.4, -0.2], normalize=False)
+    found = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        options = RunOptions(device=device)
+        save_checkpoint(model.coefficients, model.donor, out, dtype=None, options=options)
+        found[device] = digests(out)["model.safetensors"]
+    assert found["cuda"] == found["cpu"]
+
+
+@pytest.mark.skipif(len(_core.cards()) < 2, reason="one card only")
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "slerp", "dare_ties"])
+def test_two_cards_share_the_work(tmp_path: Path, method: str) -> None:
+    text = text_of(models(tmp_path, ["BF16"], wild=False), method)
+    expected = merged(text, tmp_path / "cpu", "cpu")
+    assert merged(text, tmp_path / "cuda", "cuda:0,1", threads=4) == expected
+
+
+def test_little_memory_of_the_card_is_enough(tmp_path: Path) -> None:
+    text = text_of(models(tmp_path, ["BF16"], wild=False), "ties")
+    expected = merged(text, tmp_path / "cpu", "cpu")
+    try:
+        assert merged(text, tmp_path / "cuda", "cuda", threads=2, memory=24) == expected
+    finally:
+        close_cards()
+
+
+def test_too_little_memory_of_the_card_is_an_error(tmp_path: Path) -> None:
+    models(tmp_path, ["F32"], wild=False)
+    tuned, base = Checkpoint(tmp_path / "a"), Checkpoint(tmp_path / "base")
+    with pytest.raises(MemoryLimitError, match="--memory-device"):
+        (base + 0.5 * (tuned - base)).save(tmp_path / "out", device="cuda", device_memory_mib=1)
+    close_cards()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_card_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    models(tmp_path, ["F32"], wild=False)
+    tuned, base = Checkpoint(tmp_path / "a"), Checkpoint(tmp_path / "base")
+    with pytest.raises(DeviceError, match="there is no card 99"):
+        (base + 0.5 * (tuned - base)).save(tmp_path / "out", device="cuda:99")
+    assert not (tmp_path / "out").exists()
