@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/* csrc/*.* csrc/cuda/*)
+NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/* csrc/*.?pp csrc/cuda/*)
+# Kernels for this machine's cards; where it has none but nvcc, for one architecture, to see that
+# they compile. Wheels have them all (cmake/cuda.cmake).
+CARDS := $(if $(wildcard /dev/nvidia0),native,90-real)
+INSTALL := $(PIP) --config-settings=cmake.define.TVMERGE_CUDA_ARCHITECTURES=$(CARDS) --editable
 STYLED := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/* benchmarks/gpu/*.cu tests/cuda_shim/*.h tests/cuda_shim/*.?pp)
 BASE := demo/smollm2-135m-instruct
 
-.PHONY: demo test check format bench conformance fuzz sanitize mutants clean
+.PHONY: demo test check format bench gpu conformance fuzz sanitize mutants clean
 
 ## Subtract three traits from a real model; prints where the report is. Run again, it resumes.
 demo: $(BASE)/config.json
@@ -44,6 +48,11 @@ bench: $(VENV)/bench
 	  $(BIN)/pytest benchmarks --benchmark-only --benchmark-group-by=group \
 	  --benchmark-columns=min,median,rounds --benchmark-sort=name $(BENCH)
 
+## On a machine with an NVIDIA card, torch for CUDA and nvcc: build, test and measure there, without
+## an environment of its own.
+gpu:
+	PYTHON=$(PYTHON) benchmarks/gpu/run.sh
+
 ## The same recipes by mergekit, in an environment of its own, on tiny models of several
 ## architectures: the same tensors.
 conformance: $(VENV)/test build/bench/mergekit/installed
@@ -70,15 +79,16 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/study: $(BIN)/pip $(NATIVE)
-	$(PIP) --editable '.[study]'
+	$(INSTALL) '.[study]'
 	touch $@
 
 $(VENV)/test: $(BIN)/pip $(NATIVE)
-	$(PIP) --editable '.[study,test]'
+	$(INSTALL) '.[study,test]'
 	touch $@ $(VENV)/study
 
 $(VENV)/check: $(VENV)/test
-	$(PIP) --editable '.[study,test,check]'
+	$(BIN)/python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb')); \
+	  print(*extras['project']['optional-dependencies']['check'], sep='\n')" | xargs -d '\n' $(PIP)
 	$(PIP) 'cmake>=3.20' ninja pybind11
 	$(BIN)/cmake -S . -B build/lint -G Ninja -DCMAKE_EXPORT_COMPILE_COMMANDS=ON \
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \

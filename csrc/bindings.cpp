@@ -167,8 +167,8 @@ void def_measurement(py::module_& module, const char* name, Measurement<Job, Res
       py::arg("progress") = py::none(), py::arg("cards") = Cards{});
 }
 
-// (address, dtype, coefficient) and (address, dtype) of memory that the caller vouches for,
-// of so many elements.
+// (address, dtype, coefficient) and (address, dtype) of memory that the caller vouches
+// for, of so many elements.
 using Placed = std::tuple<std::uintptr_t, std::string, double>;
 void combine_tensors(const std::vector<Placed>& terms,
                      const std::pair<std::uintptr_t, std::string>& out,

@@ -26,8 +26,8 @@ void combine_in_memory(const CombineSlice& whole, unsigned threads,
         terms[k].data = static_cast<const unsigned char*>(whole.terms[k].data) +
                         slice.start * size_of(terms[k].dtype);
       }
-      auto* const out = static_cast<unsigned char*>(whole.out) +
-                        slice.start * size_of(whole.out_dtype);
+      auto* const out =
+          static_cast<unsigned char*>(whole.out) + slice.start * size_of(whole.out_dtype);
       kernels.combine({terms.data(), terms.size(), out, whole.out_dtype, slice.length,
                        nullptr, nullptr, whole.out_dtype});
     }

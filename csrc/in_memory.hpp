@@ -12,8 +12,8 @@ namespace tvmerge {
 void combine_in_memory(const CombineSlice& whole, unsigned threads,
                        const std::string& isa);
 
-// On card number `card`, as the next work of a stream (a cudaStream_t; null is the default
-// one): returns before it is done. Throws Error(card) in a build without CUDA.
+// On card number `card`, as the next work of a stream (a cudaStream_t; null is the
+// default one): returns before it is done. Throws Error(card) in a build without CUDA.
 void combine_on_card(const CombineSlice& whole, int card, void* stream);
 
 }  // namespace tvmerge

@@ -14,12 +14,13 @@ from checkpoints import DTYPES, FLOATS, digests, write_model
 from method_models import recipe
 from reference import random_array
 
-from tvmerge import Checkpoint, _core, run_options
+from tvmerge import Checkpoint, TaskVector, _core, run_options
 from tvmerge.devices import close_cards
 from tvmerge.errors import DeviceError, MemoryLimitError
 from tvmerge.merge import save_checkpoint
 from tvmerge.recipe import build, parse_recipe
 from tvmerge.run_options import RunOptions
+from tvmerge.sweep import sweep
 
 pytestmark = [
     pytest.mark.gpu,
@@ -146,6 +147,34 @@ def test_every_size_of_tensor(tmp_path: Path, size: int, dtype: str) -> None:
         save_checkpoint(model.coefficients, model.donor, out, dtype=None, options=options)
         found[device] = digests(out)["model.safetensors"]
     assert found["cuda"] == found["cpu"]
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_vectors_sweeps_and_models_in_memory(tmp_path: Path, dtype: str) -> None:
+    """Outputs of another dtype than their inputs', several at once, and none in a file."""
+    models(tmp_path, [dtype], wild=False)
+    base, tuned = Checkpoint(tmp_path / "base"), Checkpoint(tmp_path / "a")
+    for device in ("cpu", "cuda"):
+        place = tmp_path / device
+        (tuned - base).save(place / "vector", device=device)
+        stored = TaskVector(place / "vector")
+        (base - 0.5 * stored).save(place / "applied", device=device)
+        sweep(base + stored, [-0.3, 0.2, 0.7], place / "swept", options=RunOptions(device=device))
+        text = text_of(tmp_path, "ties")
+        scaled = build(parse_recipe(Path("r"), text.encode()))
+        sweep(scaled, [0.5, 1.5], place / "agreed", options=RunOptions(device=device))
+        held = (base - 0.5 * stored).state_dict(device=device)
+        assert all(tensor.isfinite().all() for tensor in held.values())
+        np.save(place / "held.npy", held["layers.0.w"].float().numpy())
+    files = [
+        f for f in sorted((tmp_path / "cpu").rglob("*")) if f.suffix in (".safetensors", ".npy")
+    ]
+    assert len(files) == 8
+    for file in files:
+        assert (
+            file.read_bytes()
+            == (tmp_path / "cuda" / file.relative_to(tmp_path / "cpu")).read_bytes()
+        )
 
 
 @pytest.mark.skipif(len(_core.cards()) < 2, reason="one card only")

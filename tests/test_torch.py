@@ -135,7 +135,9 @@ def test_what_does_not_fit_is_refused() -> None:
         combine_(x, [(1, torch.zeros(6, 4))])
     with pytest.raises(ConfigError, match=r"term 0: not in one piece; call contiguous\(\)"):
         combine_(torch.zeros(6, 4), [(1, x.T)])
-    with pytest.raises(ConfigError, match=r"term 0: torch.int64, .*expected a plain tensor of one of"):
+    with pytest.raises(
+        ConfigError, match=r"term 0: torch.int64, .*expected a plain tensor of one of"
+    ):
         combine_(x, [(1, torch.zeros(4, 6, dtype=torch.int64))])
     with pytest.raises(ConfigError, match="scale nan: expected a finite number"):
         combine_(x, [(float("nan"), x)])

@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -26,27 +27,42 @@ from benchmarks import floor
 from benchmarks.methods import recipe
 from benchmarks.models import main as make_models
 from tvmerge import _core
+from tvmerge.merge import save_checkpoint
+from tvmerge.recipe import build, load_recipe
+from tvmerge.run_options import RunOptions
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("combine", "consensus", "delta_sums", "digest", "gram", "scan")
-ROOFS = {"copy, device to device", "PCIe, host to device", "PCIe, device to host"}
 METHODS = ("task_arithmetic", "ties", "dare_ties", "slerp")
 PEER_METHODS = ("task_arithmetic", "ties")
-# The page cache's own memory: what a merge takes that no disk holds up.
-MEMORY = Path("/dev/shm")
+
+
+class Row(NamedTuple):
+    """One timing: of a merge `here` (in this process) or of a whole `process`."""
+
+    what: str
+    device: str
+    where: str
+    seconds: float
 
 
 def time_kernels(build: Path) -> list[dict[str, Any]]:
     """Compile kernels.cu for this card with the engine's kernels, run it."""
-    program = build / "kernels"
-    cuda = [str(ROOT / f"csrc/cuda/{name}.cu") for name in SOURCES]
-    plain = [str(ROOT / f"csrc/{name}.cpp") for name in ("kernels", "kernels_generic")]
+    sources = [Path(__file__).with_name("kernels.cu")]
+    sources += [ROOT / f"csrc/cuda/{name}.cu" for name in SOURCES]
+    sources += [ROOT / f"csrc/{name}.cpp" for name in ("kernels", "kernels_generic")]
     options = ["-std=c++17", "-O3", "-arch=native", "-fmad=false", "--expt-relaxed-constexpr"]
-    subprocess.run(
-        ["nvcc", *options, f"-I{ROOT / 'csrc'}", str(Path(__file__).with_name("kernels.cu")),
-         *cuda, *plain, "-o", str(program)],
-        check=True,
-    )  # fmt: skip
+
+    def compiled(source: Path) -> str:
+        made = str(build / f"{source.stem}{source.suffix[1:]}.o")
+        command = ["nvcc", *options, f"-I{ROOT / 'csrc'}", "-c", str(source), "-o", made]
+        subprocess.run(command, check=True)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    program = build / "kernels"
+    subprocess.run(["nvcc", "-arch=native", *objects, "-o", str(program)], check=True)
     done = subprocess.run([str(program)], check=True, capture_output=True, text=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -61,83 +77,75 @@ def kernel_table(found: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def merge_once(text: Path, out: Path, device: str) -> dict[str, float]:
-    """Seconds of the whole process, and of its engine."""
+def merge_here(text: Path, out: Path, device: str) -> float:
+    """Seconds of one merge in this process, whose card is open."""
+    model = build(load_recipe(text))
+    started = monotonic()
+    options = RunOptions(device=device, sync=False)
+    save_checkpoint(model.weighting, model.donor, out, dtype=None, options=options)
+    seconds = monotonic() - started
+    shutil.rmtree(out)
+    return seconds
+
+
+def merge_process(text: Path, out: Path, device: str) -> float:
+    """Seconds of a process that starts, opens the card and merges."""
     command = [sys.executable, "-m", "tvmerge", "merge", str(text), str(out), "--device", device]
     started = monotonic()
-    done = subprocess.run(
-        [*command, "--json", "--no-sync", "--memory", "8192"], capture_output=True, text=True
-    )
+    done = subprocess.run([*command, "-q", "--no-sync"], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    whole = monotonic() - started
+    seconds = monotonic() - started
     shutil.rmtree(out)
-    return {"process": whole, "engine": json.loads(done.stdout)["seconds"]}
+    return seconds
 
 
-def peer_once(text: Path, out: Path) -> dict[str, float]:
-    """mergekit with its fastest flags on a card."""
+def peer_process(text: Path, out: Path) -> float:
+    """Seconds of mergekit with its fastest flags on a card."""
     command = [sys.executable, "-m", "mergekit.scripts.run_yaml", str(text), str(out), "--cuda",
                "--no-copy-tokenizer", "--low-cpu-memory", "--read-to-gpu"]  # fmt: skip
     started = monotonic()
     done = subprocess.run(command, capture_output=True, text=True)
-    whole = monotonic() - started
+    seconds = monotonic() - started
     if done.returncode:
         raise RuntimeError(f"mergekit: {done.stderr[-1500:]}")
     shutil.rmtree(out)
-    return {"process": whole}
+    return seconds
 
 
-def time_merges(models: Path, rounds: int) -> Iterator[dict[str, Any]]:
-    """Every method on both devices, into memory and onto the disk; inputs lie in the page cache."""
-    inputs = [models / "base", *sorted(models.glob("tuned*"))]
-    for place, out in (("memory", MEMORY / "tvmerge-gpu-out"), ("disk", models / "out")):
-        shutil.rmtree(out, ignore_errors=True)
+def time_merges(models: Path, rounds: int) -> Iterator[Row]:
+    """The floor, every method on both devices in turn, and mergekit; inputs in the page cache."""
+    inputs, out = [models / "base", *sorted(models.glob("tuned*"))], models / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    threads = len(os.sched_getaffinity(0))
+    for _ in range(rounds):
+        options = (f"threads={threads}", "write=pwrite")
+        yield Row("floor", "cpu", "here", floor.run(inputs, out, *options)["seconds"])
+    text = models / "recipe.yaml"
+    for method in METHODS:
+        text.write_text(recipe(models, method))
         for _ in range(rounds):
-            seconds = floor.run(inputs, out, f"threads={_threads()}", "write=pwrite")["seconds"]
-            yield {"what": "floor", "device": "cpu", "to": place, "engine": seconds}
-        for method in METHODS:
-            text = models / "recipe.yaml"
-            text.write_text(recipe(models, method))
-            for _ in range(rounds):
-                for device in ("cuda", "cpu"):
-                    found = merge_once(text, out, device)
-                    yield {"what": method, "device": device, "to": place, **found}
-
-
-def time_peer(models: Path) -> Iterator[dict[str, Any]]:
-    """mergekit --cuda on the same files, once each."""
+            for device in ("cuda", "cpu"):
+                yield Row(method, device, "here", merge_here(text, out, device))
+        for device in ("cuda", "cpu"):
+            yield Row(method, device, "process", merge_process(text, out, device))
     if find_spec("mergekit") is None:
         return
     for method in PEER_METHODS:
-        text = models / "recipe.yaml"
         text.write_text(recipe(models, method) + "dtype: bfloat16\n")
-        try:
-            found = peer_once(text, models / "out")
-        except RuntimeError as error:
-            yield {"what": f"mergekit {method}", "error": str(error)}
-            continue
-        yield {"what": f"mergekit {method}", "device": "cuda", "to": "disk", **found}
+        yield Row(f"mergekit {method}", "cuda", "process", peer_process(text, out))
 
 
-def merge_table(found: list[dict[str, Any]]) -> str:
-    """Medians by what, device and place."""
-    lines = ["| merge | device | to | engine s | process s |", "|---|---|---|---|---|"]
-    keys = dict.fromkeys((one["what"], one["device"], one["to"]) for one in found if "to" in one)
-    for what, device, place in keys:
-        held = [
-            o for o in found if (o["what"], o.get("device"), o.get("to")) == (what, device, place)
-        ]
-        cells = [
-            f"{median(o[key] for o in held):.2f}" if key in held[0] else ""
-            for key in ("engine", "process")
-        ]
-        lines.append(f"| {what} | {device} | {place} | {' | '.join(cells)} |")
+def merge_table(rows: list[Row]) -> str:
+    """Medians, in this process and of whole processes."""
+    lines = ["| merge | device | s | whole process s |", "|---|---|---|---|"]
+    for what, device in dict.fromkeys((row.what, row.device) for row in rows):
+        cells = []
+        for where in ("here", "process"):
+            held = [r.seconds for r in rows if (r.what, r.device, r.where) == (what, device, where)]
+            cells.append(f"{median(held):.2f}" if held else "")
+        lines.append(f"| {what} | {device} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 @click.command()
@@ -151,18 +159,19 @@ def main(work: Path, json_path: Path | None, parameters: str, rounds: int) -> No
         raise click.ClickException(f"no card: {_core.cuda_problem()}")
     work.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"cards": _core.cards(), "parameters": parameters}
-    click.echo(f"{_core.cards()[0][1]}, {_threads()} threads\n")
+    click.echo(f"{_core.cards()[0][1]}, {os.cpu_count()} processors\n")
     found["kernels"] = time_kernels(work)
     click.echo(kernel_table(found["kernels"]) + "\n")
     models = work / f"models-{parameters}"
     if not models.exists():
         make_models([str(models), "--parameters", parameters], standalone_mode=False)
-    found["merges"] = []
+    rows: list[Row] = []
     try:
-        for one in (*time_merges(models, rounds), *time_peer(models)):
-            found["merges"].append(one)
-    finally:
-        click.echo(merge_table(found["merges"]))
+        for row in time_merges(models, rounds):
+            rows.append(row)
+    finally:  # what there is, if the machine goes away
+        click.echo(merge_table(rows))
+        found["merges"] = [row._asdict() for row in rows]
         if json_path:
             json_path.write_text(json.dumps(found, indent=1))
 

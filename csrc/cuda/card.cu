@@ -274,9 +274,9 @@ void combine_on_card(const CombineSlice& whole, int card, void* stream) {
   check(cudaGetDevice(&before), "CUDA");
   check(cudaSetDevice(card), "card " + std::to_string(card));
   if (whole.term_count > cuda::kMostTerms) {
-    throw Error(ErrorKind::config,
-                std::to_string(whole.term_count) + " terms: a card takes at most " +
-                    std::to_string(cuda::kMostTerms));
+    throw Error(ErrorKind::config, std::to_string(whole.term_count) +
+                                       " terms: a card takes at most " +
+                                       std::to_string(cuda::kMostTerms));
   }
   cuda::combine(whole, static_cast<cudaStream_t>(stream));
   const cudaError_t error = cudaGetLastError();

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# On a machine with an NVIDIA card: builds, tests, checks memory, measures. Needs torch for CUDA,
+# nvcc, pybind11, scikit-build-core, pytest and its plugins; no network, no ray.
+# usage: [PYTHON=python3] benchmarks/gpu/run.sh [WORK]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-python3} work=${1:-build/gpu}
+mkdir -p "$work"
+
+"$python" -m pip install --quiet --no-build-isolation --no-deps --editable . \
+  --config-settings=cmake.define.TVMERGE_CUDA=ON \
+  --config-settings=cmake.define.TVMERGE_CUDA_ARCHITECTURES=native
+"$python" -m tvmerge devices
+[ -d "$work/models-1.1e9" ] ||
+  "$python" -m benchmarks.models "$work/models-1.1e9" --parameters 1.1e9 > "$work/models.log" &
+tests=(-q --no-header -p no:benchmark tests/test_cards.py tests/test_torch.py)
+"$python" -m pytest "${tests[@]}" -n 8
+if command -v compute-sanitizer > /dev/null; then
+  for tool in memcheck racecheck synccheck; do
+    compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest "${tests[@]}" \
+      -k 'processor and (ties or dare_ties or sce or slerp or task_arithmetic) and BF16' 2>&1 |
+      grep -v '^$'
+  done
+fi
+wait
+"$python" -m benchmarks.gpu "$work" --json "$work/gpu.json"
