@@ -26,8 +26,9 @@ elseif(cuda STREQUAL "SHIM")
   set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
   add_library(tvmerge_cuda OBJECT ${cuda_sources} ${shim_sources})
   target_include_directories(tvmerge_cuda PRIVATE csrc tests/cuda_shim)
-  target_compile_options(tvmerge_cuda PRIVATE -xc++ -ffp-contract=off -fno-strict-aliasing
-                                              -Wno-unknown-pragmas)
+  target_compile_options(
+    tvmerge_cuda PRIVATE -xc++ -fno-strict-aliasing -Wno-unknown-pragmas
+                         $<TARGET_PROPERTY:tvmerge_engine,INTERFACE_COMPILE_OPTIONS>)
 else()
   set(CMAKE_CUDA_ARCHITECTURES ${TVMERGE_CUDA_ARCHITECTURES})
   enable_language(CUDA)

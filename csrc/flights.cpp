@@ -93,28 +93,44 @@ Flights::Flights(const Options& options, const FlightNeeds& needs)
                     std::to_string(thread_bytes()) + ": raise the limit");
   }
   threads_ = static_cast<unsigned>(std::min<std::uint64_t>(threads_, fitting));
-  const std::size_t used = std::min<std::size_t>(pools_.size(), threads_);
-  pools_.resize(used);
+  pools_.resize(std::min<std::size_t>(pools_.size(), threads_));
   for (const auto& pool : pools_) {
-    const auto extra = [&] {
-      return needs_.shared_bytes + needs_.card_bytes * kInFlight * threads_of_card();
-    };
-    extra_.push_back(pool->prepare(needs_.block_bytes, extra()));
-    while (pool->block_count() < std::size_t{kInFlight} * threads_of_card() &&
-           threads_ > used)
-      threads_ -= static_cast<unsigned>(used);
-    if (pool->block_count() < kInFlight)
+    while (card_bytes() > pool->memory_bytes() && fewer_threads()) {
+    }
+    extra_.push_back(pool->prepare(needs_.block_bytes, extra_bytes()));
+    while (pool->block_count() < in_flight() && fewer_threads()) {
+    }
+    if (pool->block_count() < in_flight()) {
       throw Error(ErrorKind::memory,
-                  "no room for two units on a card: raise "
-                  "--memory-device, or use --device cpu");
+                  "no room for two units on a card: raise --memory-device, or use "
+                  "--device cpu");
+    }
     unsigned char* pinned = nullptr;
     while ((pinned = pool->pinned(thread_bytes() * threads_of_card())) == nullptr) {
-      if (threads_ <= used)
+      if (!fewer_threads())
         throw Error(ErrorKind::memory, "the system gives no pinned memory: free some");
-      threads_ = std::max(static_cast<unsigned>(used), threads_ / 2);
     }
     pinned_.push_back(pinned);
   }
+}
+
+bool Flights::fewer_threads() {
+  const auto cards = static_cast<unsigned>(pools_.size());
+  if (threads_ <= cards) return false;
+  threads_ = std::max(cards, threads_ - cards);
+  return true;
+}
+
+std::uint64_t Flights::in_flight() const {
+  return std::uint64_t{kInFlight} * threads_of_card();
+}
+
+std::uint64_t Flights::extra_bytes() const {
+  return needs_.shared_bytes + needs_.card_bytes * in_flight();
+}
+
+std::uint64_t Flights::card_bytes() const {
+  return extra_bytes() + needs_.block_bytes * in_flight();
 }
 
 std::uint64_t Flights::thread_bytes() const {

@@ -90,6 +90,12 @@ class Flights {
  private:
   [[nodiscard]] std::uint64_t thread_bytes() const;
   [[nodiscard]] unsigned threads_of_card() const;
+  // Units of one card in flight; what they take of it beside their blocks, and with them.
+  [[nodiscard]] std::uint64_t in_flight() const;
+  [[nodiscard]] std::uint64_t extra_bytes() const;
+  [[nodiscard]] std::uint64_t card_bytes() const;
+  // Does with one thread less on every card; false where each has one only.
+  bool fewer_threads();
 
   std::vector<std::shared_ptr<CardPool>> pools_;
   FlightNeeds needs_;

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::uint64_t kSelectElements = kSumElements;
 constexpr std::uint64_t kSampleChunks = 64, kChunkElements = 512;
+constexpr unsigned kMostPasses = 32;
 constexpr std::uint64_t kSampleElements = kSampleChunks * kChunkElements;
 
 // One job's searches, and how many of its slices this pass has still to see.
@@ -75,7 +76,13 @@ class Selecting {
   std::vector<std::vector<Cut>> run() {
     std::vector<std::size_t> open = unfinished();
     sample(open);
-    for (; !open.empty(); open = unfinished()) pass(open);
+    for (unsigned passes = 0; !open.empty(); open = unfinished()) {
+      // A bracket shrinks to a few hundred thousandths with every pass: this many mean
+      // that something counts wrong.
+      if (++passes > kMostPasses)
+        throw Error(ErrorKind::card, "a selection does not end: its counts are wrong");
+      pass(open);
+    }
     std::vector<std::vector<Cut>> cuts;
     for (const auto& state : states_) {
       cuts.emplace_back();

@@ -72,6 +72,17 @@ void shuffle_order() {
   }
 }
 
+// At random some warps rest while others can go on: these are then far ahead, as no order
+// of threads alone makes them.
+std::uint64_t slow_warps = 0;
+bool is_slow(unsigned index) { return (slow_warps >> index / 32 & 1) != 0; }
+bool fast_one_is_ready() {
+  for (unsigned index = 0; index < active.size; ++index) {
+    if (threads[index].at == At::ready && !is_slow(index)) return true;
+  }
+  return false;
+}
+
 bool run_block(Order order) {
   active.started = active.exited = active.at_barrier = 0;
   active.fibers = 0;
@@ -79,12 +90,15 @@ bool run_block(Order order) {
   for (unsigned index = 0; index < active.size; ++index) threads[index].at = At::ready;
   std::memset(in_meeting, 0, sizeof in_meeting);
   if (order == Order::random) shuffle_order();
+  slow_warps = order == Order::random ? draw(std::uint64_t{1} << 32) : 0;
+  active.poison = order == Order::random && draw(2) != 0 ? 0 : kPoison;
   while (active.started < active.size && !active.failed) start(take_fiber(), run_threads);
   while (active.exited < active.size && !active.failed) {
     if (order == Order::random) shuffle_order();
     bool stuck = true;
+    const bool fast = slow_warps != 0 && fast_one_is_ready();
     for (const unsigned index : active.order) {
-      if (threads[index].at != At::ready) continue;
+      if (threads[index].at != At::ready || (fast && is_slow(index))) continue;
       stuck = false;
       threadIdx.x = index;
       resume(*threads[index].fiber);
@@ -157,7 +171,7 @@ void* shared_memory(const void* key, std::size_t size, std::size_t alignment) {
                              static_cast<char*>(memory) + alignment, size, false});
     found = &active.shared.back();
   }
-  if (!found->poisoned) std::memset(found->begin, kPoison, size);
+  if (!found->poisoned) std::memset(found->begin, active.poison, size);
   found->poisoned = true;
   return found->begin;
 }

@@ -38,6 +38,7 @@ struct Block {
   const std::function<void()>* run = nullptr;
   unsigned size = 0, started = 0, exited = 0, at_barrier = 0;
   bool failed = false;
+  int poison = 0;  // of shared memory: at random 0, which looks as if it were set
   std::vector<unsigned> order{};
   std::vector<Shared> shared{};
   std::size_t fibers = 0;  // taken of the pool

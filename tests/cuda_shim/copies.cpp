@@ -53,6 +53,7 @@ cudaError_t copy(void* to, const void* from, std::size_t size, cudaMemcpyKind ki
     return state().devices[current_device()].error = cudaErrorLaunchFailure;
   }
   if (size == 0) return cudaSuccess;
+  if (fails("refuse")) return cudaErrorInvalidValue;
   const char* const call = "cudaMemcpy";
   const bool out = kind == cudaMemcpyDeviceToHost, in = kind == cudaMemcpyHostToDevice;
   if (!out && !in && kind != cudaMemcpyDeviceToDevice) {
