@@ -1,11 +1,13 @@
 # tvmerge_engine with the kernels of csrc/cuda, or with csrc/no_cuda.cpp.
 set(TVMERGE_CUDA "AUTO" CACHE STRING
     "Kernels for NVIDIA cards: AUTO (where nvcc is found), ON, OFF; SHIM: they run on the processor, for tests")
-# Ampere to Blackwell, and PTX for what comes after.
-set(TVMERGE_CUDA_ARCHITECTURES "80-real;86-real;89-real;90-real;100" CACHE STRING
-    "Architectures to compile for")
+# Empty: from Ampere to what this nvcc knows, and PTX for what comes after.
+set(TVMERGE_CUDA_ARCHITECTURES "" CACHE STRING "Architectures to compile for")
 set(cuda_sources csrc/cuda/card.cu csrc/cuda/combine.cu csrc/cuda/consensus.cu
                  csrc/cuda/delta_sums.cu csrc/cuda/digest.cu csrc/cuda/gram.cu csrc/cuda/scan.cu)
+
+# Parameters of our kernels are larger than older ones take.
+set(least_cuda 12.1)
 
 set(cuda ${TVMERGE_CUDA})
 if(cuda STREQUAL "AUTO")
@@ -14,7 +16,12 @@ if(cuda STREQUAL "AUTO")
   check_language(CUDA)
   set(cuda OFF)
   if(CMAKE_CUDA_COMPILER)
-    set(cuda ON)
+    enable_language(CUDA)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS least_cuda)
+      message(STATUS "tvmerge: nvcc ${CMAKE_CUDA_COMPILER_VERSION}, expected ${least_cuda} or later")
+    else()
+      set(cuda ON)
+    endif()
   endif()
 endif()
 message(STATUS "tvmerge: CUDA ${cuda}")
@@ -30,8 +37,19 @@ elseif(cuda STREQUAL "SHIM")
     tvmerge_cuda PRIVATE -xc++ -fno-strict-aliasing -Wno-unknown-pragmas
                          $<TARGET_PROPERTY:tvmerge_engine,INTERFACE_COMPILE_OPTIONS>)
 else()
-  set(CMAKE_CUDA_ARCHITECTURES ${TVMERGE_CUDA_ARCHITECTURES})
+  set(CMAKE_CUDA_ARCHITECTURES 80)
   enable_language(CUDA)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS least_cuda)
+    message(FATAL_ERROR "nvcc ${CMAKE_CUDA_COMPILER_VERSION} is too old: expected ${least_cuda} or later, "
+                        "or TVMERGE_CUDA=OFF")
+  endif()
+  set(architectures ${TVMERGE_CUDA_ARCHITECTURES})
+  if(NOT architectures AND CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
+    set(architectures 80-real 86-real 89-real 90)
+  elseif(NOT architectures)
+    set(architectures 80-real 86-real 89-real 90-real 100)
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${architectures})
   set(CMAKE_CUDA_STANDARD 17)
   find_package(CUDAToolkit REQUIRED)
   add_library(tvmerge_cuda OBJECT ${cuda_sources})

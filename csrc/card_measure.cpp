@@ -113,13 +113,7 @@ std::vector<std::vector<DeltaSums>> delta_sums_on_cards(
       },
       ranked);
 
-  std::vector<std::vector<DeltaSums>> totals;
-  for (std::size_t j = 0; j < jobs.size(); ++j) {
-    totals.emplace_back(jobs[j].parts.size());
-    for (std::size_t i = 0; i < parts[j].size(); ++i)
-      totals[j][i % jobs[j].parts.size()] += parts[j][i];
-  }
-  return totals;
+  return totals_of(jobs, parts);
 }
 
 }  // namespace tvmerge

@@ -29,6 +29,19 @@ void check(const DeltaSumsJob& job, std::size_t files) {
 
 }  // namespace
 
+std::vector<std::vector<DeltaSums>> totals_of(
+    const std::vector<DeltaSumsJob>& jobs,
+    const std::vector<std::vector<DeltaSums>>& stretches) {
+  std::vector<std::vector<DeltaSums>> totals;
+  for (std::size_t j = 0; j < jobs.size(); ++j) {
+    const std::size_t parts = jobs[j].parts.size();
+    totals.emplace_back(parts);
+    for (std::size_t i = 0; i < stretches[j].size(); ++i)
+      totals[j][i % parts] += stretches[j][i];
+  }
+  return totals;
+}
+
 std::vector<std::vector<DeltaSums>> delta_sums(
     const std::vector<std::string>& input_paths, const std::vector<DeltaSumsJob>& jobs,
     const Options& options) {
@@ -78,13 +91,7 @@ std::vector<std::vector<DeltaSums>> delta_sums(
   };
   run_threads(table.count(), space.threads, body, options.progress);
 
-  std::vector<std::vector<DeltaSums>> totals;
-  for (std::size_t j = 0; j < jobs.size(); ++j) {
-    totals.emplace_back(jobs[j].parts.size());
-    for (std::size_t i = 0; i < parts[j].size(); ++i)
-      totals[j][i % jobs[j].parts.size()] += parts[j][i];
-  }
-  return totals;
+  return totals_of(jobs, parts);
 }
 
 }  // namespace tvmerge

@@ -23,4 +23,10 @@ std::vector<std::vector<DeltaSums>> delta_sums(const std::vector<std::string>& i
                                                const std::vector<DeltaSumsJob>& jobs,
                                                const Options& options);
 
+// What stretches of kSumElements came to, all parts of one behind those of the other,
+// added up in their order.
+std::vector<std::vector<DeltaSums>> totals_of(
+    const std::vector<DeltaSumsJob>& jobs,
+    const std::vector<std::vector<DeltaSums>>& stretches);
+
 }  // namespace tvmerge

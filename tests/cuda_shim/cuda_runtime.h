@@ -10,9 +10,10 @@
 // What it finds is printed, and is cudaErrorLaunchFailure from the next synchronisation
 // on, until cudaDeviceReset. The machine is TVMERGE_SHIM_DEVICES cards (1; -1 is no
 // driver) of TVMERGE_SHIM_MEMORY bytes (1 GiB) and TVMERGE_SHIM_CAPABILITY (90).
-// TVMERGE_SHIM_FAIL=malloc:N, hostalloc:N, copy:N or launch:N fails the N-th such call, with
-// N = 0 all of them; refuse:N is a copy that is refused, after which all else goes on.
-// It cannot show weak memory ordering, races within an operation, or limits of registers.
+// TVMERGE_SHIM_FAIL=malloc:N, hostalloc:N, copy:N or launch:N fails the N-th such call,
+// with N = 0 all of them; refuse:N is a copy that is refused, after which all else goes
+// on. It cannot show weak memory ordering, races within an operation, or limits of
+// registers.
 #pragma once
 
 #include "api.hpp"

@@ -78,7 +78,8 @@ cudaError_t cudaHostAlloc(void** memory, std::size_t size, unsigned) {
   });
 }
 
-// Memory that the caller has allocated; with it go what checks there are of pinned memory.
+// Memory that the caller has allocated; with it go what checks there are of pinned
+// memory.
 cudaError_t cudaHostRegister(void* memory, std::size_t size, unsigned) {
   return call([&] {
     if (size == 0) return cudaErrorInvalidValue;

@@ -48,7 +48,8 @@ bool fails(const char* kind) {
   const long count = ++state().calls[kind];
   const char* const named = std::getenv("TVMERGE_SHIM_FAIL");
   const std::size_t length = std::strlen(kind);
-  if (!named || std::strncmp(named, kind, length) != 0 || named[length] != ':') return false;
+  if (!named || std::strncmp(named, kind, length) != 0 || named[length] != ':')
+    return false;
   const long number = std::atol(named + length + 1);
   return number == count || number == 0;
 }
