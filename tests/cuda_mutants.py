@@ -442,7 +442,8 @@ def passes(command: Sequence[str], environment: Mapping[str, str]) -> bool:
 
 def main(names: Sequence[str]) -> int:
     survivors = []
-    if not names and (killer := killed_by(("csrc/cuda", "// What all", "// what all"))):
+    harmless = ("csrc/cuda", "// What all kernels", "// what all kernels")
+    if not names and (killer := killed_by(harmless)):
         print(f"the tests fail without a mistake: {killer}")  # noqa: T201
         return 1
     for name in names or MUTANTS:

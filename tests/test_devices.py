@@ -355,6 +355,14 @@ def test_memory_limit_is_larger_where_a_card_computes(
     assert (options.memory_mib, options.device_memory_mib) == (memory_mib, more)
 
 
+@without_card
+def test_bench_says_at_once_that_there_is_no_card(tmp_path: Path) -> None:
+    done = run("bench", "--device", "cuda", "--dir", str(tmp_path))
+    assert done.exit_code == DeviceError.exit_code
+    assert _core.cuda_problem() in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_buffers_are_larger_where_a_card_computes() -> None:
     assert RunOptions(threads=3).buffer_bytes() == 36 * MIB
     assert RunOptions(threads=3, device="cuda").buffer_bytes() == 72 * MIB

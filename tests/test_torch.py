@@ -107,6 +107,11 @@ def test_vectors_may_lie_in_files(tmp_path: Path) -> None:
     model = Small()
     base.load_into(model)
     ScaledModel(model, {"trait": tuned - base}).set(trait=-0.5)
+    (tuned - base).save(tmp_path / "vector")
+    other = Small()
+    base.load_into(other)
+    ScaledModel(other, {"trait": tmp_path / "vector"}).set(trait=-0.5)
+    assert bits(dict(model.named_parameters())) == bits(dict(other.named_parameters()))
     expected = (base - 0.5 * (tuned - base)).state_dict()
     for name in (EMBED, HEAD):
         held = dict(model.named_parameters())[name].detach()

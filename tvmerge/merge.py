@@ -188,7 +188,10 @@ def _judge(out: Path, order: Order, variant: Variant, outcome: Outcome) -> None:
                 "Was the fine-tune saved under another name?"
             )
         return
-    advice = "raise the scale, or keep the result in float32 (--dtype F32)"
+    advice = (
+        "raise the scale, or keep the result in float32 (--dtype float32; in a recipe "
+        "dtype: float32)"
+    )
     if edit.changed == 0:
         raise NothingChangedError(
             f"{out}: the result is {order.donor.source} again, bit for bit: the edit is zero, or "

@@ -12,7 +12,8 @@ CPU. Nothing is copied between them, and nothing is written to a disk.
 
 The arithmetic is the engine's (docs/design.md): summed in a fixed order by fused multiply-adds, in
 float32 for outputs of 16 bits or fewer and in float64 for wider ones, and rounded once. The bits do
-not depend on the device.
+not depend on the device. Vectors are tensors here, rounded to their dtype: where `save` folds
+`base - 0.5 * (tuned - base)` to two terms, results may differ from it in the last place.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from typing import Any
 import torch
 
 from tvmerge import _core
+from tvmerge.algebra import TaskVector
 from tvmerge.errors import ConfigError, DeviceError, MismatchError, did_you_mean
 from tvmerge.expression import Expression
 from tvmerge.model_tensors import dtype_code
 from tvmerge.safetensors import FLOAT_DTYPES
 
-# What a task vector may be given as: tensors by name, or an expression over files.
-Vector = Mapping[str, torch.Tensor] | Expression
+# What a task vector may be given as: tensors by name, an expression over files, or the path of a
+# stored vector.
+Vector = Mapping[str, torch.Tensor] | Expression | str | os.PathLike[str]
 
 
 def combine_(out: torch.Tensor, terms: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor:
@@ -131,6 +134,8 @@ class ScaledModel:
 
 def _placed(name: str, vector: Vector, held: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The vector's tensors where the parameters are."""
+    if isinstance(vector, str | os.PathLike):
+        vector = TaskVector(vector)
     found = vector.state_dict() if isinstance(vector, Expression) else vector
     placed = {}
     for key, tensor in found.items():

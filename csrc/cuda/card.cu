@@ -236,7 +236,7 @@ std::string cuda_problem() {
   cudaGetLastError();
   int driver = 0;
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver == 0)
-    return "no NVIDIA driver is installed here";
+    return "no NVIDIA driver is installed here (this build has CUDA)";
   if (error == cudaErrorInsufficientDriver) {
     int needed = 0;
     cudaRuntimeGetVersion(&needed);

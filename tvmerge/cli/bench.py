@@ -16,6 +16,7 @@ from tvmerge.algebra import Checkpoint
 from tvmerge.cli.options import RunFlags, run_options
 from tvmerge.cli.printing import print_json, print_table, size
 from tvmerge.contenders import FLOOR, MERGEKIT, TVMERGE, Contest, Results, compete
+from tvmerge.devices import open_cards
 from tvmerge.errors import OutputError, storage_errors
 from tvmerge.floor_memory import remember
 from tvmerge.hub import resolve
@@ -61,6 +62,7 @@ def bench(
     """
     if len(models) == 1:
         raise click.UsageError("Name a BASE and at least one TUNED, or no models at all.")
+    open_cards(flags.device, flags.device_memory_mib)  # what is wrong with them shows at once
 
     def told(what: str) -> None:
         if not flags.quiet and not flags.as_json:

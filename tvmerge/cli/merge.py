@@ -19,9 +19,9 @@ from tvmerge.recipe import build, load_recipe
 def merge(config: Path, out: str, flags: RunFlags) -> None:
     """Run the merge that the YAML file CONFIG describes, in mergekit's format, into OUT.
 
-    Methods: linear, task_arithmetic, passthrough; docs/recipes.md describes what else a recipe may
-    say. Paths in CONFIG are relative to the current folder. Keys without a meaning are errors,
-    never ignored.
+    Methods are mergekit's (`merge_method: ties`, ...); docs/recipes.md lists them and what else a
+    recipe may say. Paths in CONFIG are relative to the current folder. Keys without a meaning are
+    errors, never ignored.
     """
     recipe = load_recipe(config)
     text = RecipeText(recipe.method, recipe.text)

@@ -84,7 +84,8 @@ def warn_of_lost(report: MergeReport) -> None:
     click.echo(
         f"Warning: {report.out}: rounding to the output's dtype left {share:.1%} of the "
         f"{report.intended_elements:,} elements that the edit should change as they were. "
-        "Raise the scale, or keep the result in float32 (--dtype F32)",
+        "Raise the scale, or keep the result in float32 (--dtype float32; in a recipe "
+        "dtype: float32)",
         err=True,
     )
 
