@@ -292,7 +292,8 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.yaml")
 
 
-def test_only_the_base_listed_is_an_error() -> None:
+def test_only_the_base_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="only the base"):
         recipe_of(yaml_of("task_arithmetic", {"base": 1}, ["base_model: base"]))
 
