@@ -47,10 +47,11 @@ class CardPass {
     if (needs.shared_bytes != 0) flights.clear_shared();
     const Kernels& kernels = kernels_for(options_.isa);
     const auto body = [&](unsigned thread, Share& share) {
+      const Buffer own = make_buffer(ranking_bytes);
+      if (!own) return false;
       const auto crew = flights.crew(thread);
       std::vector<DigestLanes> no_digests;
       const Reader reader(inputs, kernels, crew->pinned, no_digests, share);
-      const Buffer own = make_buffer(ranking_bytes);
       const RowRanks ranks(inputs, kernels, own.get());
       fly(
           *crew, share,

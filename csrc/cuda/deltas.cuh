@@ -4,7 +4,6 @@
 
 #include <cmath>
 
-#include "error.hpp"
 #include "launches.hpp"
 #include "ops_consensus.hpp"
 #include "tile.cuh"

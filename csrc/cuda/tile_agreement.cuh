@@ -13,19 +13,16 @@ struct DrawnBits {
   using Chunk = Chunks<Sum, D>;
   static constexpr unsigned kBits = kTile / kLanes<Sum>;
   static constexpr unsigned kPassesEach = Chunk::kPasses / 4;
-  static constexpr unsigned kWords = kBits / 64;  // 1 or 2
-  std::uint64_t words[kWords];
+  static_assert(kBits == 64, "one word has them all");
+  std::uint64_t bits;
 
   __device__ __forceinline__ bool at(unsigned pass, unsigned e) const {
-    const unsigned bit = pass * Chunk::kCount + e;
-    // Chosen, not indexed: registers have no addresses.
-    const std::uint64_t word = kWords == 2 && bit >= 64 ? words[kWords - 1] : words[0];
-    return (word >> bit % 64 & 1) != 0;
+    return (bits >> (pass * Chunk::kCount + e) & 1) != 0;
   }
   // `first`: the thread's first element in the slice; `element`: in the tensor.
   __device__ __forceinline__ void draw(const CardPart<Sum>& part, std::size_t first,
                                        std::uint64_t element) {
-    for (std::uint64_t& word : words) word = 0;
+    bits = 0;
 #pragma unroll 1
     for (unsigned pass = 0; pass < kPassesEach; ++pass) {
 #pragma unroll 1
@@ -39,7 +36,7 @@ struct DrawnBits {
                                           ? part.limits[first + place + n * (kTile / 4)]
                                           : part.random_below;
           const unsigned bit = (pass + n * kPassesEach) * Chunk::kCount + e;
-          words[n * kWords / 4] |= std::uint64_t{drawn.number[n] < below} << bit % 64;
+          bits |= std::uint64_t{drawn.number[n] < below} << bit;
         }
       }
     }
@@ -131,12 +128,7 @@ class TileAgreement {
     }
     if (!all_.normalizes) return;
 #pragma unroll
-    for (unsigned e = 0; e < kCount; ++e) {
-      // 0 stays 0; dividing it would take all threads on the long way of subnormals.
-      const Sum some = y[e] != 0 ? y[e] : Sum{1};
-      const Sum mean = some / (weight[e] != 0 ? weight[e] : Sum{1});
-      y[e] = y[e] != 0 ? mean : y[e];
-    }
+    for (unsigned e = 0; e < kCount; ++e) y[e] /= weight[e] != 0 ? weight[e] : Sum{1};
   }
 
   const All& all_;
