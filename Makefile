@@ -8,7 +8,7 @@ NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/* csrc/
 # they compile. Wheels have them all (cmake/cuda.cmake).
 CARDS := $(if $(wildcard /dev/nvidia0),native,90-real)
 INSTALL := $(PIP) --config-settings=cmake.define.TVMERGE_CUDA_ARCHITECTURES=$(CARDS) --editable
-STYLED := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/* benchmarks/gpu/*.cu tests/cuda_shim/*.h tests/cuda_shim/*.?pp)
+STYLED := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/* benchmarks/gpu/*.cu tests/cards/cuda_shim/*.h tests/cards/cuda_shim/*.?pp)
 BASE := demo/smollm2-135m-instruct
 
 .PHONY: demo test check format bench gpu conformance fuzz sanitize mutants clean
@@ -70,7 +70,7 @@ sanitize: $(VENV)/check
 
 ## Mistakes put into the code for cards on purpose; the tests have to find each of them.
 mutants: $(VENV)/test
-	$(BIN)/python tests/cuda_mutants.py
+	PYTHONPATH=tests $(BIN)/python -m cards.cuda_mutants
 
 clean:
 	rm -rf build $(VENV)

@@ -16,9 +16,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvmerge.dtype import parse_dtype
-from tvmerge.safetensors import layout
-from tvmerge.stored import Stored, open_stored
+from tvmerge.checkpoints.stored import Stored, open_stored
+from tvmerge.files.dtype import parse_dtype
+from tvmerge.files.safetensors import layout
 
 SOURCES = Path(__file__).parent / "io_floor"
 PROGRAM = Path(__file__).parents[1] / "build" / "bench" / "io_floor"

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from tvmerge.random_model import llama_config
+from tvmerge.timing.random_model import llama_config
 
 SHARD_BYTES = 1_000_000_000
 VOCABULARY = 32_000

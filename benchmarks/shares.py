@@ -22,11 +22,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tvmerge import Checkpoint, TaskVector, diff
-from tvmerge.batches import Batch
-from tvmerge.floor import floor_seconds, run_floor
-from tvmerge.jobs import Copy, Range
-from tvmerge.plan import Plan, plan_checkpoint, plan_vector
-from tvmerge.run_options import RunOptions
+from tvmerge.engine.jobs import Copy, Range
+from tvmerge.engine.run_options import RunOptions
+from tvmerge.plans.batches import Batch
+from tvmerge.plans.plan import Plan, plan_checkpoint, plan_vector
+from tvmerge.timing.floor import floor_seconds, run_floor
 
 DTYPES = {
     "BF16": ml_dtypes.bfloat16,

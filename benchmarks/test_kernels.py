@@ -17,7 +17,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.numpy import save_file
 
 from tvmerge import Checkpoint, diff
-from tvmerge.run_options import RunOptions
+from tvmerge.engine.run_options import RunOptions
 
 pytestmark = pytest.mark.benchmark(group="one core, files in memory")
 ELEMENTS = 1 << 23

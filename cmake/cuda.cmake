@@ -29,10 +29,10 @@ message(STATUS "tvmerge: CUDA ${cuda}")
 if(cuda STREQUAL "OFF")
   target_sources(tvmerge_engine PRIVATE csrc/no_cuda.cpp)
 elseif(cuda STREQUAL "SHIM")
-  file(GLOB shim_sources tests/cuda_shim/*.cpp)
+  file(GLOB shim_sources tests/cards/cuda_shim/*.cpp)
   set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
   add_library(tvmerge_cuda OBJECT ${cuda_sources} ${shim_sources})
-  target_include_directories(tvmerge_cuda PRIVATE csrc tests/cuda_shim)
+  target_include_directories(tvmerge_cuda PRIVATE csrc tests/cards/cuda_shim)
   target_compile_options(
     tvmerge_cuda PRIVATE -xc++ -fno-strict-aliasing -Wno-unknown-pragmas
                          $<TARGET_PROPERTY:tvmerge_engine,INTERFACE_COMPILE_OPTIONS>)

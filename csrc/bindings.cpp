@@ -9,9 +9,11 @@
 
 #include "card_pool.hpp"
 #include "delta_sums.hpp"
+#include "divergence.hpp"
 #include "engine.hpp"
 #include "error.hpp"
 #include "kernels.hpp"
+#include "line_grams.hpp"
 #include "select.hpp"
 
 namespace tvmerge {
@@ -192,6 +194,13 @@ PYBIND11_MODULE(_core, module) {
     return py::make_tuple(one.gram, one.nonzero);
   });
 
+  using Products = std::vector<double>;
+  def_measurement<LineGramsJob>(
+      module, "line_grams", &line_grams, [](const Products& one) {
+        return py::bytes(reinterpret_cast<const char*>(one.data()),
+                         one.size() * sizeof(double));
+      });
+
   def_measurement<SelectJob>(module, "select", &select, [](const std::vector<Cut>& job) {
     py::list cuts;
     for (const Cut& cut : job) cuts.append(py::make_tuple(cut.key, cut.ties_end));
@@ -206,6 +215,10 @@ PYBIND11_MODULE(_core, module) {
               py::make_tuple(sums.all, sums.kept, sums.kept_sq, sums.count, sums.alone));
         return parts;
       });
+
+  using Rows = std::shared_ptr<RowFactors>;
+  def_measurement<DivergenceJob>(module, "divergences", &divergences,
+                                 [](const Rows& rows) { return rows; });
 
   module.def("allocate", &File::allocate, py::arg("path"), py::arg("size_bytes"),
              py::call_guard<py::gil_scoped_release>());

@@ -5,6 +5,7 @@
 
 #include "card_pool.hpp"
 #include "in_memory.hpp"
+#include "low_rank.hpp"
 
 namespace tvmerge {
 namespace {
@@ -34,6 +35,22 @@ void combine_tensors(const std::vector<Placed>& terms,
   // NOLINTEND(performance-no-int-to-ptr)
 }
 
+// Addresses of float32 memory that the caller vouches for, sizes as in LowRankSlice.
+void add_low_rank_at(std::uintptr_t out, std::uintptr_t left, std::uintptr_t right,
+                     std::size_t rows, std::size_t rank, std::size_t columns,
+                     double scale, unsigned threads, const std::string& isa) {
+  // NOLINTBEGIN(performance-no-int-to-ptr)
+  const LowRankSlice whole{reinterpret_cast<const float*>(left),
+                           reinterpret_cast<const float*>(right),
+                           reinterpret_cast<float*>(out),
+                           rows,
+                           rank,
+                           columns,
+                           scale};
+  // NOLINTEND(performance-no-int-to-ptr)
+  add_low_rank(whole, threads, isa);
+}
+
 py::list card_list() {
   py::list list;
   for (const CardInfo& card : cards()) {
@@ -58,6 +75,10 @@ void def_cards(py::module_& module) {
   module.def("combine_tensors", &combine_tensors, py::arg("terms"), py::arg("out"),
              py::arg("elements"), py::kw_only(), py::arg("threads") = 1,
              py::arg("isa") = "", py::arg("card") = py::none(), py::arg("stream") = 0);
+  module.def("add_low_rank", &add_low_rank_at, py::arg("out"), py::arg("left"),
+             py::arg("right"), py::kw_only(), py::arg("rows"), py::arg("rank"),
+             py::arg("columns"), py::arg("scale"), py::arg("threads") = 1,
+             py::arg("isa") = "", py::call_guard<py::gil_scoped_release>());
   module.def("cards", &card_list);
   module.def("cuda_problem", &cuda_problem);
 }

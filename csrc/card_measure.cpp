@@ -100,7 +100,7 @@ std::vector<std::vector<DeltaSums>> delta_sums_on_cards(
         }
         flight.stream->delta_sums(
             {flight.there.data(), flight.there.size(), job.parts.data(), job.parts.size(),
-             limits, slice.start, slice.length, sums},
+             limits, slice.start, slice.length, sums, job.elected},
             job.counted, flight.room);
         flight.stream->copy_out(
             flight.back, sums,

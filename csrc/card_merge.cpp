@@ -15,9 +15,10 @@ std::uint64_t tiles_of(std::uint64_t elements) {
   return (elements + kTileElements - 1) / kTileElements;
 }
 
-// Where one unit's outputs, edits and limits lie: on the card, and in pinned memory.
+// Where one unit's outputs, edits, and what an output needs beside its sources (limits or
+// coefficients of lines) lie: on the card, and in pinned memory.
 struct Room {
-  std::uint64_t out_bytes = 0, edit_bytes = 0, limit_bytes = 0, ranking_bytes = 0;
+  std::uint64_t out_bytes = 0, edit_bytes = 0, beside_bytes = 0, ranking_bytes = 0;
   std::size_t outputs = 0;
 
   void add(const CombineJob& job, std::uint64_t unit) {
@@ -27,18 +28,27 @@ struct Room {
                           aligned(job.outputs.size() * tiles_of(count) * sizeof(Edit)));
     outputs = std::max(outputs, job.outputs.size());
     for (const Output& output : job.outputs) {
+      if (output.lines) {
+        const LineCoefficients& lines = *output.lines;
+        beside_bytes =
+            std::max(beside_bytes,
+                     table_bytes(lines, most_lines(lines.lines, job.elements, count)));
+      }
       if (!output.consensus) continue;
       const RankedDeltas deltas{job.sources, job.elements, output.consensus->parts};
-      limit_bytes = std::max(limit_bytes, deltas.slice_bytes(count));
+      beside_bytes = std::max(beside_bytes, deltas.slice_bytes(count));
       ranking_bytes = std::max(ranking_bytes, deltas.any_rows() ? deltas.row_bytes() : 0);
     }
   }
-  // The limits of one output are in use while those of the next are made.
-  [[nodiscard]] std::uint64_t limits() const { return outputs * limit_bytes; }
-  [[nodiscard]] std::uint64_t card_bytes() const {
-    return outputs * out_bytes + edit_bytes + limits();
+  // That of one output is in use while that of the next is made.
+  [[nodiscard]] std::uint64_t beside() const { return outputs * beside_bytes; }
+  static std::uint64_t table_bytes(const LineCoefficients& lines, std::uint64_t count) {
+    return aligned(lines.sources.size() * count * sizeof(double));
   }
-  [[nodiscard]] std::uint64_t host_bytes() const { return edit_bytes + limits(); }
+  [[nodiscard]] std::uint64_t card_bytes() const {
+    return outputs * out_bytes + edit_bytes + beside();
+  }
+  [[nodiscard]] std::uint64_t host_bytes() const { return edit_bytes + beside(); }
 };
 
 class CardMerging {
@@ -92,7 +102,7 @@ class CardMerging {
 
   bool work(const Flights& flights, unsigned thread, Seen& seen, Share& share) {
     const std::uint64_t copy_bytes = merge_.copies.empty() ? 0 : 2 * kCopyBytes;
-    const Buffer own = make_buffer(copy_bytes + room_.limit_bytes + room_.ranking_bytes);
+    const Buffer own = make_buffer(copy_bytes + room_.beside_bytes + room_.ranking_bytes);
     if (!own) return false;
     const auto crew = flights.crew(thread);
     std::vector<DigestLanes> no_digests;
@@ -169,12 +179,14 @@ class CardMerging {
                         slice.start, out, output.dtype, slice.length, edits});
     } else {
       std::vector<Term> used;
-      for (std::size_t k = 0; k < terms.size(); ++k) {
-        if (output.coefficients[k] != 0)
-          used.push_back({terms[k].data, terms[k].dtype, output.coefficients[k]});
-      }
+      terms_of(output, terms, used);
       CombineSlice sum{used.data(),  used.size(), out,     output.dtype,
                        slice.length, edits,       nullptr, output.dtype};
+      LineTable table{};
+      if (output.lines) {
+        table = bring_lines(flight, *output.lines, o, slice);
+        sum.lines = &table;
+      }
       if (output.reference >= 0) {
         const Term& reference = terms[static_cast<std::size_t>(output.reference)];
         sum.reference = reference.data;
@@ -192,13 +204,35 @@ class CardMerging {
     const std::uint32_t* const limits =
         here.ranks.limits(deltas, flight.here, slice.start, slice.length);
     if (limits == nullptr) return nullptr;
+    const Beside beside = beside_of(flight, o);
     const std::uint64_t size_bytes = deltas.slice_bytes(slice.length);
-    unsigned char* const pinned = flight.back + room_.edit_bytes + o * room_.limit_bytes;
-    unsigned char* const there = flight.room + room_.outputs * room_.out_bytes +
-                                 room_.edit_bytes + o * room_.limit_bytes;
-    std::memcpy(pinned, limits, size_bytes);
-    flight.stream->copy_in(there, pinned, size_bytes);
-    return reinterpret_cast<const std::uint32_t*>(there);
+    std::memcpy(beside.pinned, limits, size_bytes);
+    flight.stream->copy_in(beside.there, beside.pinned, size_bytes);
+    return reinterpret_cast<const std::uint32_t*>(beside.there);
+  }
+
+  // The coefficients of the slice's lines.
+  LineTable bring_lines(Flight& flight, const LineCoefficients& all, std::size_t o,
+                        const SliceTable::Slice& slice) {
+    const Beside beside = beside_of(flight, o);
+    const LineRange range = lines_in(all.lines, slice.start, slice.length);
+    auto* const to = reinterpret_cast<double*>(beside.pinned);
+    for (std::size_t k = 0; k < all.sources.size(); ++k) {
+      const double* const from = all.values.data() + k * all.lines.count + range.begin;
+      std::copy_n(from, range.count, to + k * range.count);
+    }
+    flight.stream->copy_in(beside.there, beside.pinned,
+                           all.sources.size() * range.count * sizeof(double));
+    return {reinterpret_cast<const double*>(beside.there), range.count, all.lines,
+            range.begin, slice.start};
+  }
+
+  struct Beside {
+    unsigned char *pinned, *there;
+  };
+  Beside beside_of(const Flight& flight, std::size_t o) const {
+    const std::uint64_t at = room_.edit_bytes + o * room_.beside_bytes;
+    return {flight.back + at, flight.room + room_.outputs * room_.out_bytes + at};
   }
 
   void land(Flight& flight, const SliceTable::Slice& slice, const Thread& here) {

@@ -15,13 +15,15 @@ constexpr std::uint64_t kMostCounterBytes = std::uint64_t{256} * 1024 * 1024;
 // Where one search's counters lie among those of all.
 struct Counters {
   std::size_t query;
-  std::uint64_t above, ties, bins, end;  // offsets in bytes
+  std::uint64_t above, zeros, others, ties, bins, end;  // offsets in bytes
 
   Counters(std::size_t query, const Search& search, std::uint64_t stretches,
            std::uint64_t begin)
       : query(query),
         above(begin),
-        ties(above + sizeof(std::uint64_t)),
+        zeros(above + sizeof(std::uint64_t)),
+        others(zeros + sizeof(std::uint64_t)),
+        ties(others + sizeof(std::uint64_t)),
         bins(ties + aligned(stretches * sizeof(std::uint32_t))),
         end(aligned(bins + search.bin_count() * sizeof(std::uint32_t))) {}
 };
@@ -55,16 +57,18 @@ void scan_some(const std::vector<std::string>& paths,
           const Search& search = held.searches[at.query];
           const KeyScan scan = search.scan();
           unsigned char* const shared = flight.shared;
-          flight.stream->scan({{flight.there.data(), flight.there.size(),
-                                held.job.queries[at.query].source, slice.length},
-                               scan.low,
-                               scan.high,
-                               scan.tie,
-                               search.shift(),
-                               reinterpret_cast<std::uint64_t*>(shared + at.above),
-                               reinterpret_cast<std::uint32_t*>(shared + at.ties) +
-                                   slice.start / kSumElements,
+          const RankedSlice ranked{flight.there.data(), flight.there.size(),
+                                   held.job.queries[at.query].source, slice.length};
+          auto* const ties = reinterpret_cast<std::uint32_t*>(shared + at.ties) +
+                             slice.start / kSumElements;
+          flight.stream->scan({ranked, scan.low, scan.high, scan.tie, search.shift(),
+                               reinterpret_cast<std::uint64_t*>(shared + at.above), ties,
                                reinterpret_cast<std::uint32_t*>(shared + at.bins)});
+          if (!search.counts_zeros()) continue;
+          // One bin, of key 0; no key is this tie.
+          flight.stream->scan({ranked, 0, 0, UINT32_MAX, 0,
+                               reinterpret_cast<std::uint64_t*>(shared + at.others), ties,
+                               reinterpret_cast<std::uint32_t*>(shared + at.zeros)});
         }
       },
       [](Flight& /*flight*/, const SliceTable::Slice& /*slice*/) {});
@@ -77,6 +81,9 @@ void scan_some(const std::vector<std::string>& paths,
       for (std::vector<unsigned char> card : cards) {
         Search::Found found;
         std::memcpy(&found.above, card.data() + at.above, sizeof found.above);
+        std::uint32_t zeros = 0;
+        std::memcpy(&zeros, card.data() + at.zeros, sizeof zeros);
+        found.zeros = zeros;
         found.bins = reinterpret_cast<std::uint32_t*>(card.data() + at.bins);
         const auto* const counted =
             reinterpret_cast<const std::uint32_t*>(card.data() + at.ties);

@@ -23,7 +23,8 @@ void check(const DeltaSumsJob& job, std::size_t files) {
     good = good && part.source > 0 &&
            static_cast<std::size_t>(part.source) < job.sources.size();
   }
-  good = good && ranked(job).good();
+  good = good && ranked(job).good() &&
+         (job.elected < 0 || static_cast<std::size_t>(job.elected) < job.parts.size());
   if (!good) throw Error(ErrorKind::config, "a part names no source that exists");
 }
 
@@ -42,12 +43,11 @@ std::vector<std::vector<DeltaSums>> totals_of(
   return totals;
 }
 
-std::vector<std::vector<DeltaSums>> delta_sums(
+namespace {
+
+std::vector<std::vector<DeltaSums>> delta_sums_on_processors(
     const std::vector<std::string>& input_paths, const std::vector<DeltaSumsJob>& jobs,
     const Options& options) {
-  for (const DeltaSumsJob& job : jobs) check(job, input_paths.size());
-  if (!options.cards.empty() && !jobs.empty())
-    return delta_sums_on_cards(input_paths, jobs, options);
   std::uint64_t read_bytes = kSmallestSliceBytes, rank_bytes = 0;
   SliceTable table;
   Extents extents(input_paths.size());
@@ -83,7 +83,8 @@ std::vector<std::vector<DeltaSums>> delta_sums(
                            ranks.limits(ranked(job), terms, slice.start, slice.length),
                            slice.start,
                            slice.length,
-                           &parts[slice.job][slice.number * job.parts.size()]};
+                           &parts[slice.job][slice.number * job.parts.size()],
+                           job.elected};
       kernels.delta_sums(all);
       if (job.counted) kernels.count_kept(all);
     }
@@ -92,6 +93,23 @@ std::vector<std::vector<DeltaSums>> delta_sums(
   run_threads(table.count(), space.threads, body, options.progress);
 
   return totals_of(jobs, parts);
+}
+
+}  // namespace
+
+std::vector<std::vector<DeltaSums>> delta_sums(
+    const std::vector<std::string>& input_paths, const std::vector<DeltaSumsJob>& jobs,
+    const Options& options) {
+  for (const DeltaSumsJob& job : jobs) check(job, input_paths.size());
+  const bool cards = !options.cards.empty() && !jobs.empty();
+  auto totals = cards ? delta_sums_on_cards(input_paths, jobs, options)
+                      : delta_sums_on_processors(input_paths, jobs, options);
+  for (const DeltaSumsJob& job : jobs) {
+    for (const Part& part : job.parts) {
+      if (part.keep.mask) part.keep.mask->complete = true;
+    }
+  }
+  return totals;
 }
 
 }  // namespace tvmerge

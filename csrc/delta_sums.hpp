@@ -10,12 +10,14 @@
 
 namespace tvmerge {
 
-// sources[0] is the base; the weights and gains of the parts are not looked at.
+// sources[0] is the base; the weights and gains of the parts are not looked at, unless
+// one of them is to be summed as it is elected (kernels.hpp).
 struct DeltaSumsJob {
   std::vector<Source> sources;
   std::uint64_t elements;
   std::vector<Part> parts;
   bool counted = false;  // elements are counted too
+  std::int32_t elected = -1;
 };
 
 // Per job and part; the same bits for any number of threads and instruction set.

@@ -31,9 +31,10 @@ std::size_t compare_nothing(const void* /*a*/, const void* /*b*/,
 void digest_nothing(const void* /*data*/, std::size_t /*size_bytes*/,
                     std::uint64_t /*position*/, std::uint64_t* /*lanes*/) {}
 
-constexpr Kernels kFloor{"none",          touch,         touch_consensus, measure_nothing,
-                         nullptr,         nullptr,       nullptr,         nullptr,
-                         compare_nothing, digest_nothing};
+constexpr Kernels kFloor{
+    "none",  touch,   touch_consensus, measure_nothing, nullptr,         nullptr,
+    nullptr, nullptr, nullptr,         nullptr,         compare_nothing, digest_nothing,
+    nullptr, nullptr, nullptr,         nullptr,         nullptr,         nullptr};
 
 }  // namespace
 

@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "consensus.hpp"
 #include "dtype.hpp"
+#include "lines.hpp"
 
 namespace tvmerge {
 
@@ -33,7 +35,9 @@ struct Output {
   // kNoReference, or kZero.
   std::int32_t reference;
   std::vector<double> coefficients;  // one per source; 0: the source is no term
-  std::optional<Consensus> consensus = std::nullopt;  // in place of the coefficients
+  // In place of the coefficients, one of these at most.
+  std::optional<Consensus> consensus = std::nullopt;
+  std::shared_ptr<const LineCoefficients> lines = nullptr;
 };
 
 // Reads its sources once and writes every output.

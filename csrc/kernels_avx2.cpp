@@ -1,59 +1,22 @@
 // Compiled with -mavx2 -mfma -mf16c; chosen at run time where the processor has them.
 #include <immintrin.h>
 
-#include "digest.hpp"
 #include "ops.hpp"
 
 #define TVMERGE_ISA avx2
 #define TVMERGE_ISA_NAME "avx2"
 #define TVMERGE_VECTOR_BYTES 32
 #define TVMERGE_HALF
+#define TVMERGE_COMPRESS
 
 namespace tvmerge::avx2 {
 namespace {
 
-inline __m256i load(const void* from) {
-  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
-}
-
-// Half of all stripes: four words of each, and their keys.
-struct DigestHalf {
-  __m256i products, words, key;
-
-  DigestHalf(const std::uint64_t* lanes, const std::uint64_t* keys, __m256i start)
-      : products(load(lanes)),
-        words(_mm256_setzero_si256()),
-        key(_mm256_add_epi64(load(keys), start)) {}
-
-  void add(__m256i stripe, __m256i step) {
-    const __m256i mixed = _mm256_xor_si256(stripe, key);
-    const __m256i product = _mm256_mul_epu32(mixed, _mm256_srli_epi64(mixed, 32));
-    products = _mm256_add_epi64(products, product);
-    words = _mm256_add_epi64(words, stripe);
-    key = _mm256_add_epi64(key, step);
-  }
-  // Words go into their neighbours' lanes: all at once, since they are only added up.
-  void store(std::uint64_t* lanes) const {
-    const __m256i swapped = _mm256_shuffle_epi32(words, 0x4e);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes),
-                        _mm256_add_epi64(products, swapped));
-  }
-};
-
-// Whole stripes; see digest.hpp.
-inline void digest_stripes(const unsigned char* data, std::size_t stripes,
-                           std::uint64_t position, std::uint64_t* lanes) {
-  const std::uint64_t first = position * kDigestStep;
-  const __m256i start = _mm256_set1_epi64x(static_cast<long long>(first));
-  const __m256i step = _mm256_set1_epi64x(static_cast<long long>(kDigestAdvance));
-  DigestHalf low(lanes, kDigestKeys, start), high(lanes + 4, kDigestKeys + 4, start);
-  for (std::size_t s = 0; s < stripes; ++s) {
-    const unsigned char* const stripe = data + s * kStripeBytes;
-    low.add(load(stripe), step);
-    high.add(load(stripe + kStripeBytes / 2), step);
-  }
-  low.store(lanes);
-  high.store(lanes + 4);
+// Per 64 bits, the product of their halves; kernels_digest.hpp.
+typedef std::uint64_t Longs __attribute__((vector_size(32)));
+inline Longs product_of_halves(Longs x) {
+  const auto held = reinterpret_cast<__m256i>(x);
+  return reinterpret_cast<Longs>(_mm256_mul_epu32(held, _mm256_srli_epi64(held, 32)));
 }
 
 typedef float Floats __attribute__((vector_size(32)));
@@ -69,6 +32,57 @@ inline Doubles widened_low(Floats x) {
 }
 inline Doubles widened_high(Floats x) {
   return _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));
+}
+
+// Comparisons as bits: they are counted by a part of the processor that has nothing else
+// to do, and not by what multiplies.
+inline unsigned bits_of(__m256 lanes) {
+  return static_cast<unsigned>(_mm256_movemask_ps(lanes));
+}
+inline unsigned bits_of(__m256d lanes) {
+  return static_cast<unsigned>(_mm256_movemask_pd(lanes));
+}
+inline unsigned greater_lanes(Floats a, Floats b) {
+  return bits_of(_mm256_cmp_ps(a, b, _CMP_GT_OS));
+}
+inline unsigned greater_lanes(Doubles a, Doubles b) {
+  return bits_of(_mm256_cmp_pd(a, b, _CMP_GT_OS));
+}
+inline unsigned unequal_lanes(Floats a, Floats b) {
+  return bits_of(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ));
+}
+inline unsigned unequal_lanes(Doubles a, Doubles b) {
+  return bits_of(_mm256_cmp_pd(a, b, _CMP_NEQ_UQ));
+}
+
+typedef std::int32_t Ints __attribute__((vector_size(32)));
+typedef std::uint32_t Words __attribute__((vector_size(32)));
+inline unsigned bits_of(__m256i lanes) { return bits_of(_mm256_castsi256_ps(lanes)); }
+inline unsigned greater_lanes(Ints a, Ints b) { return bits_of((__m256i)(a > b)); }
+inline unsigned equal_lanes(Ints a, Ints b) { return bits_of((__m256i)(a == b)); }
+inline unsigned unequal_lanes(Ints a, Ints b) { return ~equal_lanes(a, b) & 0xffu; }
+inline bool all_lanes(unsigned lanes) { return lanes == 0xffu; }
+
+// For every set of lanes, where each finds the next one that is not in it.
+struct OtherLanes {
+  alignas(8) std::uint8_t places[256][8]{};
+  constexpr OtherLanes() {
+    for (unsigned out = 0; out < 256; ++out) {
+      std::size_t found = 0;
+      for (std::uint8_t lane = 0; lane < 8; ++lane)
+        if ((out >> lane & 1u) == 0) places[out][found++] = lane;
+    }
+  }
+};
+constexpr OtherLanes kOtherLanes;
+
+// Writes the keys of the lanes that are not in `out`, in their order; returns how many.
+inline std::size_t pick_others(Words keys, unsigned out, std::uint32_t* to) {
+  const __m256i places = _mm256_cvtepu8_epi32(
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kOtherLanes.places[out])));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_permutevar8x32_epi32((__m256i)keys, places));
+  return 8 - static_cast<std::size_t>(__builtin_popcount(out));
 }
 
 // One register's float16, or 8-bit codes, each in 16 bits; kernels_pairs.hpp.

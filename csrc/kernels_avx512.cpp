@@ -3,7 +3,6 @@
 
 #include <algorithm>
 
-#include "digest.hpp"
 #include "ops.hpp"
 
 #define TVMERGE_ISA avx512
@@ -15,25 +14,11 @@
 namespace tvmerge::avx512 {
 namespace {
 
-// Whole stripes; see digest.hpp.
-inline void digest_stripes(const unsigned char* data, std::size_t stripes,
-                           std::uint64_t position, std::uint64_t* lanes) {
-  const std::uint64_t first = position * kDigestStep;
-  __m512i products = _mm512_loadu_si512(lanes), words = _mm512_setzero_si512();
-  __m512i key = _mm512_add_epi64(_mm512_loadu_si512(kDigestKeys),
-                                 _mm512_set1_epi64(static_cast<long long>(first)));
-  const __m512i step = _mm512_set1_epi64(static_cast<long long>(kDigestAdvance));
-  for (std::size_t s = 0; s < stripes; ++s) {
-    const __m512i stripe = _mm512_loadu_si512(data + s * kStripeBytes);
-    const __m512i mixed = _mm512_xor_si512(stripe, key);
-    products =
-        _mm512_add_epi64(products, _mm512_mul_epu32(mixed, _mm512_srli_epi64(mixed, 32)));
-    words = _mm512_add_epi64(words, stripe);
-    key = _mm512_add_epi64(key, step);
-  }
-  // Words go into their neighbours' lanes: all at once, since they are only added up.
-  const __m512i swapped = _mm512_shuffle_epi32(words, _MM_PERM_BADC);
-  _mm512_storeu_si512(lanes, _mm512_add_epi64(products, swapped));
+// Per 64 bits, the product of their halves; kernels_digest.hpp.
+typedef std::uint64_t Longs __attribute__((vector_size(64)));
+inline Longs product_of_halves(Longs x) {
+  const auto held = reinterpret_cast<__m512i>(x);
+  return reinterpret_cast<Longs>(_mm512_mul_epu32(held, _mm512_srli_epi64(held, 32)));
 }
 
 typedef float Floats __attribute__((vector_size(64)));
@@ -51,41 +36,39 @@ inline Doubles widened_high(Floats x) {
   return _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
 }
 
-// The masks of comparisons as they are: see tally in kernels_compare.hpp.
-typedef std::int32_t Ints __attribute__((vector_size(64)));
-inline __m512i plus_one(Ints count, __mmask16 where) {
-  const auto held = reinterpret_cast<__m512i>(count);
-  return _mm512_mask_sub_epi32(held, where, held, _mm512_set1_epi32(-1));
+// Comparisons as bits: they are counted by a part of the processor that has nothing else
+// to do, and not by what multiplies.
+inline unsigned greater_lanes(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OS);
 }
-inline Ints count_unequal(Ints count, Floats a, Floats b) {
-  return reinterpret_cast<Ints>(plus_one(count, _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ)));
+inline unsigned greater_lanes(Doubles a, Doubles b) {
+  return _mm512_cmp_pd_mask(a, b, _CMP_GT_OS);
 }
-inline void tally(Floats d_sq, Floats noise_sq, Floats r, Ints& intended, Ints& changed,
-                  Ints& lost) {
-  const __mmask16 meant = _mm512_cmp_ps_mask(d_sq, noise_sq, _CMP_GT_OS);
-  const __mmask16 moved = _mm512_cmp_ps_mask(r, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-  intended = reinterpret_cast<Ints>(plus_one(intended, meant));
-  changed = reinterpret_cast<Ints>(plus_one(changed, moved));
-  lost = reinterpret_cast<Ints>(plus_one(lost, _kandn_mask16(moved, meant)));
+inline unsigned unequal_lanes(Floats a, Floats b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ);
+}
+inline unsigned unequal_lanes(Doubles a, Doubles b) {
+  return _mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ);
 }
 
-// Writes the keys in [low, low + width], in their order; returns how many they are.
-inline std::size_t pick_inside(const std::uint32_t* keys, std::size_t count,
-                               std::uint32_t low, std::uint32_t width,
-                               std::uint32_t* to) {
-  const __m512i lows = _mm512_set1_epi32(static_cast<int>(low));
-  const __m512i widths = _mm512_set1_epi32(static_cast<int>(width));
-  std::size_t found = 0;
-  for (std::size_t i = 0; i < count; i += 16) {
-    const std::size_t left = std::min<std::size_t>(count - i, 16);
-    const auto held = static_cast<__mmask16>((1u << left) - 1);
-    const __m512i key = _mm512_maskz_loadu_epi32(held, keys + i);
-    const __mmask16 inside =
-        _mm512_mask_cmple_epu32_mask(held, _mm512_sub_epi32(key, lows), widths);
-    _mm512_storeu_si512(to + found, _mm512_maskz_compress_epi32(inside, key));
-    found += static_cast<std::size_t>(__builtin_popcount(inside));
-  }
-  return found;
+typedef std::int32_t Ints __attribute__((vector_size(64)));
+typedef std::uint32_t Words __attribute__((vector_size(64)));
+inline unsigned greater_lanes(Ints a, Ints b) {
+  return _mm512_cmpgt_epi32_mask((__m512i)a, (__m512i)b);
+}
+inline unsigned equal_lanes(Ints a, Ints b) {
+  return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b);
+}
+inline unsigned unequal_lanes(Ints a, Ints b) {
+  return _mm512_cmpneq_epi32_mask((__m512i)a, (__m512i)b);
+}
+inline bool all_lanes(unsigned lanes) { return lanes == 0xffffu; }
+
+// Writes the keys of the lanes that are not in `out`, in their order; returns how many.
+inline std::size_t pick_others(Words keys, unsigned out, std::uint32_t* to) {
+  const auto others = static_cast<__mmask16>(~out);
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(others, (__m512i)keys));
+  return 16 - static_cast<std::size_t>(__builtin_popcount(out));
 }
 
 // One register's float16, or 8-bit codes, each in 16 bits; kernels_pairs.hpp.

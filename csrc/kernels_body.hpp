@@ -1,9 +1,9 @@
 // The kernels' one source, compiled once per instruction set. The including file defines
 // TVMERGE_ISA (a namespace of its own, so that no two copies can be mixed up by the
 // linker), TVMERGE_ISA_NAME and TVMERGE_VECTOR_BYTES, and in that namespace the loops
-// that compilers do not vectorise well by themselves: digest_stripes and, where the
+// that compilers do not vectorise well by themselves: product_of_halves and, where the
 // processor converts float16 (TVMERGE_HALF), widen_half and narrow_half, and where it
-// compresses registers (TVMERGE_COMPRESS), pick_inside.
+// compresses registers (TVMERGE_COMPRESS), pick_others.
 //
 // A slice is walked in tiles of kTileElements whose accumulators stay in the first-level
 // cache; within a tile each term is one plain loop over one dtype, which the compiler
@@ -11,12 +11,16 @@
 
 #include <cstring>
 
-#include "digest.hpp"
 #include "kernels.hpp"
 #include "kernels_combine.hpp"
 #include "kernels_consensus.hpp"
 #include "kernels_delta_sums.hpp"
+#include "kernels_digest.hpp"
+#include "kernels_divergence.hpp"
+#include "kernels_lines.hpp"
+#include "kernels_low_rank.hpp"
 #include "kernels_measure.hpp"
+#include "kernels_ranks.hpp"
 #include "kernels_select.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
@@ -36,21 +40,10 @@ std::size_t count_different(const void* a, const void* b, std::size_t size_bytes
   return total;
 }
 
-void digest(const void* data, std::size_t size_bytes, std::uint64_t position,
-            std::uint64_t* lanes) {
-  const auto* const bytes = static_cast<const unsigned char*>(data);
-  const std::size_t stripes = size_bytes / kStripeBytes;
-  const std::size_t whole = stripes * kStripeBytes;
-  digest_stripes(bytes, stripes, position, lanes);
-  if (whole == size_bytes) return;
-  unsigned char last[kStripeBytes] = {};
-  std::memcpy(last, bytes + whole, size_bytes - whole);
-  digest_stripes(last, 1, position + whole, lanes);
-}
-
-constexpr Kernels kKernels{TVMERGE_ISA_NAME, combine,   consensus,  measure,
-                           ranked_keys,      scan_keys, delta_sums, count_kept,
-                           count_different,  digest};
+constexpr Kernels kKernels{
+    TVMERGE_ISA_NAME, combine,      consensus,  measure,    measure_columns, ranked_keys,
+    scan_keys,        delta_sums,   count_kept, diverge,    count_different, digest,
+    add_low_rank,     draw_numbers, bin_keys,   draw_below, pack_bits,       spread_bits};
 
 }  // namespace
 }  // namespace tvmerge::TVMERGE_ISA

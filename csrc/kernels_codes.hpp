@@ -25,8 +25,6 @@ struct Vectors {
   static constexpr std::size_t kWidth = TVMERGE_VECTOR_BYTES / sizeof(Sum);
   static constexpr std::size_t kLanes = kLaneBytes / sizeof(Sum);
   typedef Sum Vector __attribute__((vector_size(TVMERGE_VECTOR_BYTES)));
-  using Count = std::conditional_t<sizeof(Sum) == 4, std::int32_t, std::int64_t>;
-  typedef Count Counts __attribute__((vector_size(TVMERGE_VECTOR_BYTES)));
 
   static inline Vector load(const Sum* from) {
     Vector vector;
@@ -42,11 +40,50 @@ struct Vectors {
     }
     return sum;
   }
-  static std::uint64_t total(const Counts& counts) {
-    Count sum = 0;
-    for (std::size_t lane = 0; lane < kWidth; ++lane) sum += counts[lane];
-    return static_cast<std::uint64_t>(sum);
+};
+
+// The lanes for which a comparison holds: -1 in them, 0 in the others; or bits, where a
+// processor makes them (overloads in kernels_avx*.cpp).
+template <typename Vector>
+inline auto greater_lanes(Vector a, Vector b) {
+  return a > b;
+}
+template <typename Vector>
+inline auto unequal_lanes(Vector a, Vector b) {
+  return a != b;
+}
+template <typename Vector>
+inline auto equal_lanes(Vector a, Vector b) {
+  return a == b;
+}
+template <typename Vector>
+using Lanes = decltype(unequal_lanes(Vector{}, Vector{}));
+
+// How many lanes it was, all comparisons together.
+template <typename Lanes>
+class LaneCount {
+ public:
+  inline void add(Lanes found) { count_ -= found; }
+  [[nodiscard]] std::uint64_t total() const {
+    std::uint64_t sum = 0;
+    for (std::size_t lane = 0; lane < sizeof count_ / sizeof count_[0]; ++lane)
+      sum += static_cast<std::uint64_t>(count_[lane]);
+    return sum;
   }
+
+ private:
+  Lanes count_{};
+};
+template <>
+class LaneCount<unsigned> {
+ public:
+  inline void add(unsigned found) {
+    count_ += static_cast<unsigned>(__builtin_popcount(found));
+  }
+  [[nodiscard]] std::uint64_t total() const { return count_; }
+
+ private:
+  std::uint64_t count_ = 0;
 };
 
 template <typename Function>

@@ -23,23 +23,10 @@ inline Vectors<double>::Vector add_product(Vectors<double>::Vector a,
   return sum + a * b;
 }
 
-// Counts elements that were meant to change, that did, and that were meant to and did
-// not.
-template <typename Vector, typename Counts>
-inline void tally(Vector d_sq, Vector noise_sq, Vector r, Counts& intended,
-                  Counts& changed, Counts& lost) {
-  const Counts meant = d_sq > noise_sq;
-  const Counts moved = r != 0;
-  intended -= meant;  // true is -1
-  changed -= moved;
-  lost -= meant & ~moved;
-}
-
 template <typename Sum>
 class Comparison {
   using V = Vectors<Sum>;
   using Vector = typename V::Vector;
-  using Counts = typename V::Counts;
 
  public:
   // One register of weights x, sums y and outputs z; `part` is its place in the lanes.
@@ -50,14 +37,18 @@ class Comparison {
     intended_sq_[part] = add_product(d, d, intended_sq_[part]);
     realised_sq_[part] = add_product(r, r, realised_sq_[part]);
     dot_[part] = add_product(d, r, dot_[part]);
-    tally(d * d, noise * noise, r, intended_, changed_, lost_);
+    const auto meant = greater_lanes(d * d, noise * noise);
+    const auto moved = unequal_lanes(r, Vector{});
+    intended_.add(meant);
+    changed_.add(moved);
+    both_.add(meant & moved);
   }
 
   [[nodiscard]] Edit total() const {
     Edit edit;
-    edit.changed = V::total(changed_);
-    edit.intended = V::total(intended_);
-    edit.lost = V::total(lost_);
+    edit.changed = changed_.total();
+    edit.intended = intended_.total();
+    edit.lost = edit.intended - both_.total();
     edit.intended_sq = V::total(intended_sq_);
     edit.realised_sq = V::total(realised_sq_);
     edit.dot = V::total(dot_);
@@ -66,7 +57,7 @@ class Comparison {
 
  private:
   Vector intended_sq_[kRegisters]{}, realised_sq_[kRegisters]{}, dot_[kRegisters]{};
-  Counts changed_{}, intended_{}, lost_{};
+  LaneCount<Lanes<Vector>> changed_, intended_, both_;
 };
 
 // Infinity - infinity is no change, and NaN that stays is none either: where sums are not

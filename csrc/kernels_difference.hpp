@@ -18,11 +18,6 @@ inline Doubles add_exact(Doubles a, Doubles b, Doubles sum) {
   return sum + a * b;
 }
 
-template <typename Vector, typename Counts>
-inline Counts count_unequal(Counts count, Vector a, Vector b) {
-  return count - (a != b);  // true is -1
-}
-
 class Differing {
  public:
   template <bool Exact>
@@ -35,7 +30,7 @@ class Differing {
   }
   // A register of float32 is two of float64; lanes are 8, so two registers may share one.
   inline void add(std::size_t part, Floats a, Floats b) {
-    changed_ = count_unequal(changed_, a, b);
+    changed_.add(unequal_lanes(a, b));
     add<true>(2 * part % kRegisters, widened_low(a), widened_low(b));
     add<true>((2 * part + 1) % kRegisters, widened_high(a), widened_high(b));
   }
@@ -45,12 +40,12 @@ class Differing {
     gram[1] += V::total(ab_);
     gram[2] += V::total(bb_);
     gram[3] += V::total(dd_);
-    changed += Vectors<float>::total(changed_);
+    changed += changed_.total();
   }
 
  private:
   Doubles aa_[kRegisters]{}, ab_[kRegisters]{}, bb_[kRegisters]{}, dd_[kRegisters]{};
-  Ints changed_{};
+  LaneCount<Lanes<Floats>> changed_;
 };
 
 // One tile, its even elements or its odd ones. Both at once where that many sums fit into

@@ -32,14 +32,16 @@ struct Rows {
   const unsigned char* const* data;
   const float* coefficients;
   std::size_t term_count;
-  const unsigned char* reference;  // null: not compared
+  const unsigned char* reference;
+  std::size_t reference_step;  // from tile to tile; 0: one tile for all
   unsigned char* out;
   std::size_t count;
+  Edit* edits;  // one per tile; null: not compared
 };
 
 // `Terms` is term_count, or 0 where the compiler cannot know it.
 template <typename Codec, std::size_t Terms, bool Compared>
-Edit combine_rows(const Rows& rows) {
+void combine_rows(const Rows& rows) {
   // In registers: what the loop writes could be anything of the caller's.
   const unsigned char* data[kFusedTerms];
   Floats coefficients[kFusedTerms];
@@ -48,36 +50,46 @@ Edit combine_rows(const Rows& rows) {
     data[k] = rows.data[k];
     coefficients[k] = Floats{} + rows.coefficients[k];
   }
-  Comparison<float> comparison;
+  const unsigned char* reference = rows.reference;
+  unsigned char* to = rows.out;
+  Edit* edit = rows.edits;
   constexpr std::size_t kStep = kPairElements * Codec::kBytes;
-  const std::size_t stop = rows.count * kRowElements * Codec::kBytes;
-  for (std::size_t row = 0; row < stop; row += kRegisters * kStep) {
-    for (std::size_t part = 0; part < kRegisters; ++part) {
-      const std::size_t at = row + part * kStep;
-      const Pair sum = sum_pair<Codec, Terms>(data, coefficients, term_count, at);
-      const Pair out = Codec::template store<!Compared>(sum, rows.out + at);
-      if constexpr (Compared) {
-        const Pair from = Codec::load(rows.reference + at);
-        comparison.add(Codec::place_1(part), from.first, sum.first, out.first);
-        comparison.add(Codec::place_2(part), from.second, sum.second, out.second);
+  constexpr std::size_t kTileBytes = kTile * Codec::kBytes;
+  for (std::size_t left = rows.count * kRowElements * Codec::kBytes; left > 0;) {
+    const std::size_t stop = std::min(left, kTileBytes);
+    Comparison<float> comparison;
+    for (std::size_t row = 0; row < stop; row += kRegisters * kStep) {
+      for (std::size_t part = 0; part < kRegisters; ++part) {
+        const std::size_t at = row + part * kStep;
+        const Pair sum = sum_pair<Codec, Terms>(data, coefficients, term_count, at);
+        const Pair out = Codec::template store<!Compared>(sum, to + at);
+        if constexpr (Compared) {
+          const Pair from = Codec::load(reference + at);
+          comparison.add(Codec::place_1(part), from.first, sum.first, out.first);
+          comparison.add(Codec::place_2(part), from.second, sum.second, out.second);
+        }
       }
     }
+    if constexpr (Compared) *edit++ = comparison.total();
+    for (std::size_t k = 0; k < term_count; ++k) data[k] += stop;
+    reference += rows.reference_step;
+    to += stop;
+    left -= stop;
   }
-  return Compared ? comparison.total() : Edit{};
 }
 
 template <typename Codec, std::size_t Terms>
-Edit combine_rows(const Rows& rows) {
-  return rows.reference != nullptr ? combine_rows<Codec, Terms, true>(rows)
-                                   : combine_rows<Codec, Terms, false>(rows);
+void combine_rows(const Rows& rows) {
+  if (rows.edits != nullptr) return combine_rows<Codec, Terms, true>(rows);
+  combine_rows<Codec, Terms, false>(rows);
 }
 
 template <typename Codec>
-Edit combine_rows(const Rows& rows) {
+void combine_rows(const Rows& rows) {
   if (rows.term_count == 2) return combine_rows<Codec, 2>(rows);
   if (rows.term_count == 3) return combine_rows<Codec, 3>(rows);
   if (rows.term_count == 4) return combine_rows<Codec, 4>(rows);
-  return combine_rows<Codec, 0>(rows);
+  combine_rows<Codec, 0>(rows);
 }
 
 // A tensor's last elements, fewer than a row, moved to where a row can be read and
@@ -92,10 +104,10 @@ Edit combine_end(const Rows& rows, std::size_t size_bytes) {
   }
   unsigned char* const out = held[kFusedTerms];
   unsigned char* const reference = held[kFusedTerms + 1];
-  if (rows.reference != nullptr) std::memcpy(reference, rows.reference, size_bytes);
-  const Edit edit =
-      combine_rows<Codec>({data, rows.coefficients, rows.term_count,
-                           rows.reference != nullptr ? reference : nullptr, out, 1});
+  std::memcpy(reference, rows.reference, size_bytes);
+  Edit edit;
+  combine_rows<Codec>({data, rows.coefficients, rows.term_count, reference, 0, out, 1,
+                       rows.edits != nullptr ? &edit : nullptr});
   std::memcpy(rows.out, out, size_bytes);
   return edit;
 }
@@ -110,35 +122,35 @@ bool is_alone(const CombineSlice& slice) {
   return alone;
 }
 
+// A whole slice, its end included.
 template <typename Codec>
-Edit combine_rows_of_tile(const CombineSlice& slice, std::size_t start,
-                          std::size_t count) {
+void combine_rows(const CombineSlice& slice) {
   static constexpr unsigned char kZeros[kTile * Codec::kBytes]{};
-  const std::size_t begin_bytes = start * Codec::kBytes;
-  const std::size_t row_count = count / kRowElements;
+  const std::size_t row_count = slice.count / kRowElements;
   const std::size_t whole_bytes = row_count * kRowElements * Codec::kBytes;
   const unsigned char *data[kFusedTerms], *ends[kFusedTerms];
   float coefficients[kFusedTerms];
   for (std::size_t k = 0; k < slice.term_count; ++k) {
-    data[k] = static_cast<const unsigned char*>(slice.terms[k].data) + begin_bytes;
+    data[k] = static_cast<const unsigned char*>(slice.terms[k].data);
     ends[k] = data[k] + whole_bytes;
     coefficients[k] = static_cast<float>(slice.terms[k].coefficient);
   }
-  unsigned char* const out = static_cast<unsigned char*>(slice.out) + begin_bytes;
-  const unsigned char* reference = nullptr;
-  if (slice.edits != nullptr) {
-    const auto* const held = static_cast<const unsigned char*>(slice.reference);
-    reference = held != nullptr ? held + begin_bytes : kZeros;
-  }
-  Edit edit = combine_rows<Codec>(
-      {data, coefficients, slice.term_count, reference, out, row_count});
-  if (count % kRowElements != 0) {
-    const unsigned char* const end = reference ? reference + whole_bytes : nullptr;
-    edit += combine_end<Codec>(
-        {ends, coefficients, slice.term_count, end, out + whole_bytes, 1},
-        count % kRowElements * Codec::kBytes);
-  }
-  return edit;
+  auto* const out = static_cast<unsigned char*>(slice.out);
+  const bool zero = slice.reference == nullptr;
+  const auto* const reference =
+      zero ? kZeros : static_cast<const unsigned char*>(slice.reference);
+  combine_rows<Codec>({data, coefficients, slice.term_count, reference,
+                       zero ? 0 : sizeof kZeros, out, row_count, slice.edits});
+  const std::size_t end_bytes = slice.count * Codec::kBytes - whole_bytes;
+  if (end_bytes == 0) return;
+  const Edit end = combine_end<Codec>(
+      {ends, coefficients, slice.term_count, zero ? kZeros : reference + whole_bytes, 0,
+       out + whole_bytes, 1, slice.edits},
+      end_bytes);
+  if (slice.edits == nullptr) return;
+  Edit& last = slice.edits[slice.count / kTile];
+  if (row_count * kRowElements % kTile == 0) last = Edit{};
+  last += end;
 }
 
 }  // namespace

@@ -1,31 +1,9 @@
 // Plain C++: runs everywhere.
 #include <cstdint>
-#include <cstring>
-
-#include "digest.hpp"
 
 #define TVMERGE_ISA generic
 #define TVMERGE_ISA_NAME "generic"
 #define TVMERGE_VECTOR_BYTES 16
-
-namespace tvmerge::generic {
-namespace {
-
-// Whole stripes; see digest.hpp.
-inline void digest_stripes(const unsigned char* data, std::size_t stripes,
-                           std::uint64_t position, std::uint64_t* lanes) {
-  for (std::size_t s = 0; s < stripes; ++s, position += kStripeBytes) {
-    std::uint64_t words[kDigestLanes];
-    std::memcpy(words, data + s * kStripeBytes, kStripeBytes);
-    for (std::size_t j = 0; j < kDigestLanes; ++j) {
-      const std::uint64_t mixed = words[j] ^ (kDigestKeys[j] + position * kDigestStep);
-      lanes[j] += (mixed & 0xffffffffu) * (mixed >> 32) + words[j ^ 1];
-    }
-  }
-}
-
-}  // namespace
-}  // namespace tvmerge::generic
 
 #include "kernels_codes.hpp"
 
@@ -45,6 +23,9 @@ inline Vectors<double>::Vector widened_low(Vectors<float>::Vector x) {
 inline Vectors<double>::Vector widened_high(Vectors<float>::Vector x) {
   return Vectors<double>::Vector{x[2], x[3]};
 }
+
+typedef std::uint64_t Longs __attribute__((vector_size(16)));
+inline Longs product_of_halves(Longs x) { return (x & 0xffffffffu) * (x >> 32); }
 
 }  // namespace
 }  // namespace tvmerge::generic

@@ -10,13 +10,19 @@ namespace {
 // One tile of every row stays in memory at a time; kRowTile keeps 16 rows within 64 KiB.
 constexpr std::size_t kRowTile = 512;
 
-// Adds the inner products of `Rows` rows, kRowTile elements each, to gram (its lower
-// triangle), and counts what is not 0. Rows are read once for all their products.
+// The elements of whole lanes that hold `count`; behind it they are 0.
+constexpr std::size_t padded(std::size_t count) {
+  using V = Vectors<double>;
+  return (count + V::kLanes - 1) / V::kLanes * V::kLanes;
+}
+
+// Adds the inner products of `Rows` rows of `count` elements, padded, to gram (its lower
+// triangle). Rows are read once for all their products.
 template <std::size_t Rows>
-void add_products(const double* y, std::size_t stride, double* gram) {
+void add_products(const double* y, std::size_t stride, std::size_t count, double* gram) {
   using V = Vectors<double>;
   V::Vector sums[Rows][Rows][kRegisters]{};
-  for (std::size_t i = 0; i < kRowTile; i += V::kLanes) {
+  for (std::size_t i = 0; i < count; i += V::kLanes) {
     for (std::size_t part = 0; part < kRegisters; ++part) {
       V::Vector row[Rows];
       for (std::size_t r = 0; r < Rows; ++r)
@@ -31,10 +37,10 @@ void add_products(const double* y, std::size_t stride, double* gram) {
   }
 }
 
-void add_product(const double* a, const double* b, double& product) {
+void add_product(const double* a, const double* b, std::size_t count, double& product) {
   using V = Vectors<double>;
   V::Vector sum[kRegisters]{};
-  for (std::size_t i = 0; i < kRowTile; i += V::kLanes) {
+  for (std::size_t i = 0; i < count; i += V::kLanes) {
     for (std::size_t part = 0; part < kRegisters; ++part) {
       const std::size_t at = i + part * V::kWidth;
       sum[part] += V::load(a + at) * V::load(b + at);
@@ -43,24 +49,25 @@ void add_product(const double* a, const double* b, double& product) {
   product += V::total(sum);
 }
 
-void add_gram(const double* y, std::size_t rows, double* gram) {
-  if (rows == 1) return add_products<1>(y, rows, gram);
-  if (rows == 2) return add_products<2>(y, rows, gram);
-  if (rows == 3) return add_products<3>(y, rows, gram);
+void add_gram(const double* y, std::size_t rows, std::size_t count, double* gram) {
+  if (rows == 1) return add_products<1>(y, rows, count, gram);
+  if (rows == 2) return add_products<2>(y, rows, count, gram);
+  if (rows == 3) return add_products<3>(y, rows, count, gram);
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t s = 0; s <= r; ++s)
-      add_product(y + r * kRowTile, y + s * kRowTile, gram[r * rows + s]);
+      add_product(y + r * kRowTile, y + s * kRowTile, count, gram[r * rows + s]);
   }
 }
 
-std::uint64_t count_nonzero(const double* row) {
+std::uint64_t count_nonzero(const double* row, std::size_t count) {
   using V = Vectors<double>;
-  V::Counts found{};
-  for (std::size_t i = 0; i < kRowTile; i += V::kWidth) found -= V::load(row + i) != 0;
-  return V::total(found);
+  LaneCount<Lanes<V::Vector>> found;
+  for (std::size_t i = 0; i < count; i += V::kWidth)
+    found.add(unequal_lanes(V::load(row + i), V::Vector{}));
+  return found.total();
 }
 
-// Row r of a tile, and zeros behind its end.
+// Row r of a tile, padded.
 void fill_row(const MeasureSlice& slice, std::size_t r, std::size_t start,
               std::size_t count, double* row) {
   bool first = true;
@@ -71,7 +78,7 @@ void fill_row(const MeasureSlice& slice, std::size_t r, std::size_t start,
     first = false;
   }
   const std::size_t filled = first ? 0 : count;
-  std::memset(row + filled, 0, (kRowTile - filled) * sizeof(double));
+  std::memset(row + filled, 0, (padded(count) - filled) * sizeof(double));
 }
 
 void measure(const MeasureSlice& slice) {
@@ -83,9 +90,9 @@ void measure(const MeasureSlice& slice) {
         slice.count - start < kRowTile ? slice.count - start : kRowTile;
     for (std::size_t r = 0; r < rows; ++r) {
       fill_row(slice, r, start, count, y + r * kRowTile);
-      slice.nonzero[r] += count_nonzero(y + r * kRowTile);
+      slice.nonzero[r] += count_nonzero(y + r * kRowTile, padded(count));
     }
-    add_gram(y, rows, slice.gram);
+    add_gram(y, rows, padded(count), slice.gram);
   }
   for (std::size_t r = 0; r < rows; ++r) {
     for (std::size_t s = r + 1; s < rows; ++s)

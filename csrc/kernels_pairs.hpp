@@ -14,7 +14,7 @@ namespace tvmerge::TVMERGE_ISA {
 namespace {
 
 using Floats = Vectors<float>::Vector;
-using Ints = Vectors<float>::Counts;
+typedef std::int32_t Ints __attribute__((vector_size(TVMERGE_VECTOR_BYTES)));
 typedef std::uint32_t Words __attribute__((vector_size(TVMERGE_VECTOR_BYTES)));
 
 // The elements of two registers.

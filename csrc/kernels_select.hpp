@@ -2,8 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
-#include "kernels_codes.hpp"
+#include "kernels_pairs.hpp"
 #include "ops_consensus.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
@@ -35,25 +36,77 @@ void delta_tile(const Term& base, const Term& x, std::size_t start, std::size_t 
   for (std::size_t i = 0; i < count; ++i) delta[i] = static_cast<float>(wide[i]);
 }
 
-// The population variance of all terms' deltas from the first term.
-void variance_tile(const Term* terms, std::size_t term_count, std::size_t start,
-                   std::size_t count, float* __restrict variance) {
-  alignas(64) float delta[kTile];
-  alignas(64) float sum[kTile]{}, square[kTile]{};
-  const float share = 1.0f / static_cast<float>(term_count - 1);
-  for (std::size_t k = 1; k < term_count; ++k) {
-    delta_tile(terms[0], terms[k], start, count, delta);
-    for (std::size_t i = 0; i < count; ++i) sum[i] += delta[i];
-  }
-  for (std::size_t i = 0; i < count; ++i) sum[i] *= share;
-  for (std::size_t k = 1; k < term_count; ++k) {
-    delta_tile(terms[0], terms[k], start, count, delta);
-    for (std::size_t i = 0; i < count; ++i) {
-      const float apart = delta[i] - sum[i];
-      square[i] += apart * apart;
+// The population variance of `number` deltas, which lie kTile apart.
+inline void variance_of(const float* deltas, std::size_t number, std::size_t count,
+                        float* variance) {
+  using V = Vectors<float>;
+  constexpr std::size_t kBeside = 4;  // registers that need not wait for each other
+  const V::Vector share = V::Vector{} + 1.0f / static_cast<float>(number);
+  for (std::size_t i = 0; i < count; i += kBeside * V::kWidth) {
+    V::Vector mean[kBeside]{}, square[kBeside]{};
+    for (const float* from = deltas + i; from < deltas + number * kTile; from += kTile) {
+      for (std::size_t r = 0; r < kBeside; ++r) mean[r] += V::load(from + r * V::kWidth);
     }
+    for (V::Vector& sum : mean) sum *= share;
+    for (const float* from = deltas + i; from < deltas + number * kTile; from += kTile) {
+      for (std::size_t r = 0; r < kBeside; ++r) {
+        const V::Vector apart = V::load(from + r * V::kWidth) - mean[r];
+        square[r] += apart * apart;
+      }
+    }
+    for (V::Vector& sum : square) sum *= share;
+    std::memcpy(variance + i, square, sizeof square);
   }
-  for (std::size_t i = 0; i < count; ++i) variance[i] = square[i] * share;
+}
+
+// Whole tiles of all terms' deltas from the first term, and what they vary by.
+class Variances {
+ public:
+  Variances(const Term* terms, std::size_t term_count)
+      : terms_(terms), number_(term_count - 1), deltas_(number_ * kTile) {}
+
+  // `variance` has room for a tile.
+  void of_tile(std::size_t start, std::size_t count, float* variance) {
+    const bool wide = std::any_of(terms_, terms_ + number_ + 1, [](const Term& term) {
+      return term.dtype == Dtype::f64;
+    });
+    alignas(64) float base[kTile];
+    if (!wide) decode(terms_[0].data, terms_[0].dtype, start, count, base);
+    for (std::size_t k = 0; k < number_; ++k) {
+      float* const delta = deltas_.data() + k * kTile;
+      wide ? delta_tile(terms_[0], terms_[k + 1], start, count, delta)
+           : deltas_of(terms_[k + 1], base, start, count, delta);
+    }
+    variance_of(deltas_.data(), number_, count, variance);
+  }
+
+ private:
+  const Term* terms_;
+  std::size_t number_;
+  std::vector<float> deltas_;
+};
+
+// values[i] times the factor of the row that element first + i lies in.
+inline void weigh_rows(const RowFactors& rows, std::uint64_t first, std::size_t count,
+                       float* values) {
+  for (std::size_t i = 0; i < count;) {
+    const std::uint64_t place = first + i;
+    const float factor = rows.factors[place / rows.row];
+    const std::uint64_t left = rows.row - place % rows.row;
+    const std::size_t end = left < count - i ? i + left : count;
+    for (; i < end; ++i) values[i] *= factor;
+  }
+}
+
+// The keys of deltas from a tile of the base.
+inline void delta_keys(const Term& x, const float* __restrict base, std::size_t start,
+                       std::size_t count, std::uint32_t* __restrict keys) {
+  with_codes(x.dtype, x.data, start, count, [&](auto element, const auto* codes) {
+    using Element = decltype(element);
+    const typename Element::Bits* __restrict code = codes;
+    for (std::size_t i = 0; i < count; ++i)
+      keys[i] = ops::key_of(static_cast<float>(Element::decode(code[i])) - base[i]);
+  });
 }
 
 inline void keys_of(const float* values, std::size_t count,
@@ -63,52 +116,79 @@ inline void keys_of(const float* values, std::size_t count,
 
 void ranked_keys(const RankedSlice& slice, std::uint32_t* keys) {
   alignas(64) float values[kTile];
-  for (std::size_t start = 0; start < slice.count; start += kTile) {
-    const std::size_t count = std::min(kTile, slice.count - start);
-    if (slice.term < 0) {
-      variance_tile(slice.terms, slice.term_count, start, count, values);
-    } else {
-      delta_tile(slice.terms[0], slice.terms[slice.term], start, count, values);
+  const Term& base = slice.terms[0];
+  const Term& other = slice.terms[std::max(slice.term, 0)];
+  const bool narrow = base.dtype != Dtype::f64 && other.dtype != Dtype::f64;
+  Variances variances(slice.terms, slice.term < 0 ? slice.term_count : 1);
+  for (std::size_t done = 0; done < slice.count; done += kTile) {
+    const std::size_t count = std::min(kTile, slice.count - done);
+    const std::size_t start = slice.start + done;
+    if (slice.term >= 0 && slice.factors == nullptr && narrow) {
+      decode(base.data, base.dtype, start, count, values);
+      delta_keys(other, values, start, count, keys + done);
+      continue;
     }
-    keys_of(values, count, keys + start);
+    if (slice.term < 0) {
+      variances.of_tile(start, count, values);
+    } else {
+      delta_tile(base, other, start, count, values);
+    }
+    if (slice.factors != nullptr)
+      weigh_rows(*slice.factors, slice.first + done, count, values);
+    keys_of(values, count, keys + done);
   }
 }
 
 #ifndef TVMERGE_COMPRESS
-// Writes the keys in [low, low + width], in their order; returns how many they are.
-inline std::size_t pick_inside(const std::uint32_t* keys, std::size_t count,
-                               std::uint32_t low, std::uint32_t width,
-                               std::uint32_t* to) {
-  constexpr std::size_t kGroup = 32;  // most groups hold none
+// Writes the keys of the lanes that are not in `out`, in their order; returns how many.
+template <typename Lanes>
+inline std::size_t pick_others(Words keys, Lanes out, std::uint32_t* to) {
   std::size_t found = 0;
-  for (std::size_t start = 0; start < count; start += kGroup) {
-    const std::size_t stop = std::min(count, start + kGroup);
-    std::uint32_t any = 0;
-    for (std::size_t i = start; i < stop; ++i) any |= keys[i] - low <= width ? 1u : 0u;
-    if (any == 0) continue;
-    for (std::size_t i = start; i < stop; ++i) {
-      to[found] = keys[i];
-      found += keys[i] - low <= width ? 1 : 0;
-    }
+  for (std::size_t lane = 0; lane < Vectors<float>::kWidth; ++lane) {
+    to[found] = keys[lane];
+    found += out[lane] == 0 ? 1 : 0;
   }
   return found;
 }
+inline bool all_lanes(Ints lanes) {
+  std::uint64_t halves[sizeof lanes / sizeof(std::uint64_t)], all = UINT64_MAX;
+  std::memcpy(halves, &lanes, sizeof lanes);
+  for (const std::uint64_t half : halves) all &= half;
+  return all == UINT64_MAX;
+}
 #endif
+
+// Counts one register of keys in `above` and `ties`; writes those in the bracket that are
+// no ties, and returns how many they are.
+template <typename Count>
+inline std::size_t scan_register(Words keys, const KeyScan& scan, Count& above,
+                                 Count& ties, std::uint32_t* inside) {
+  // Keys and brackets are below 2^31: their differences keep their order as integers.
+  const Ints place = (Ints)(keys - scan.low);
+  const auto over = greater_lanes(place, Ints{} + static_cast<int>(scan.high - scan.low));
+  const auto same = equal_lanes(place, Ints{} + static_cast<int>(scan.tie - scan.low));
+  above.add(over);
+  ties.add(same);
+  const auto out = over | same | greater_lanes(Ints{}, place);
+  return all_lanes(out) ? 0 : pick_others(keys, out, inside);
+}
 
 std::size_t scan_keys(const std::uint32_t* keys, std::size_t count, KeyScan& scan,
                       std::uint32_t* inside) {
-  const std::uint32_t low = scan.low, width = scan.high - scan.low, tie = scan.tie;
+  constexpr std::size_t kWidth = Vectors<float>::kWidth;
+  const KeyScan of = scan;
+  LaneCount<Lanes<Ints>> above, ties;
   std::size_t found = 0;
-  for (std::size_t start = 0; start < count; start += kTile) {
-    const std::size_t stop = std::min(count, start + kTile);
-    std::uint32_t above = 0, ties = 0;  // 32-bit counts vectorise better
-    for (std::size_t i = start; i < stop; ++i) {
-      above += keys[i] > scan.high ? 1 : 0;
-      ties += keys[i] == tie ? 1 : 0;
-    }
-    scan.above += above;
-    scan.ties += ties;
-    found += pick_inside(keys + start, stop - start, low, width, inside + found);
+  const std::size_t whole = count / kWidth * kWidth;
+  for (std::size_t i = 0; i < whole; i += kWidth)
+    found += scan_register(load_words(keys + i), of, above, ties, inside + found);
+  scan.above += above.total();
+  scan.ties += ties.total();
+  for (std::size_t i = whole; i < count; ++i) {
+    scan.above += keys[i] > of.high ? 1 : 0;
+    scan.ties += keys[i] == of.tie ? 1 : 0;
+    inside[found] = keys[i];
+    found += keys[i] != of.tie && keys[i] >= of.low && keys[i] <= of.high ? 1 : 0;
   }
   return found;
 }

@@ -99,23 +99,25 @@ class Merging {
       kernels_.consensus({read.data(), read.size(), &*output.consensus, limits, start,
                           out, output.dtype, count, edits});
     } else {
-      sum(output, read, count, out, edits);
+      sum(output, read, start, count, out, edits);
     }
     kernels_.digest(out, count * size_of(output.dtype), begin_bytes(output, start),
                     seen.outputs[output.file].data());
     for (const Edit& tile : tiles) tree.push(tile);
   }
 
-  void sum(const Output& output, const std::vector<Term>& read, std::uint64_t count,
-           unsigned char* out, Edit* edits) const {
+  void sum(const Output& output, const std::vector<Term>& read, std::uint64_t start,
+           std::uint64_t count, unsigned char* out, Edit* edits) const {
     thread_local std::vector<Term> terms;
-    terms.clear();
-    for (std::size_t k = 0; k < read.size(); ++k) {
-      const double coefficient = output.coefficients[k];
-      if (coefficient != 0) terms.push_back({read[k].data, read[k].dtype, coefficient});
-    }
+    terms_of(output, read, terms);
     CombineSlice slice{terms.data(), terms.size(), out,     output.dtype,
                        count,        edits,        nullptr, output.dtype};
+    LineTable table{};
+    if (output.lines) {
+      const LineCoefficients& lines = *output.lines;
+      table = {lines.values.data(), lines.lines.count, lines.lines, 0, start};
+      slice.lines = &table;
+    }
     if (output.reference >= 0) {
       const Term& reference = read[static_cast<std::size_t>(output.reference)];
       slice.reference = reference.data;
@@ -145,6 +147,12 @@ void check(const std::vector<CombineJob>& combines, const std::vector<CopyJob>& 
     for (const Output& out : job.outputs) {
       require(out.file < outputs && out.coefficients.size() == job.sources.size() &&
               out.reference >= kZero && out.reference < count);
+      if (out.lines) {
+        const auto& terms = out.lines->sources;
+        require(out.lines->lines.fit(job.elements) &&
+                std::all_of(terms.begin(), terms.end(),
+                            [&](std::uint32_t source) { return source < count; }));
+      }
       if (!out.consensus) continue;
       const Consensus& consensus = *out.consensus;
       const std::size_t parts = consensus.parts.size();

@@ -41,6 +41,24 @@ class Extents {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> extents_;
 };
 
+// Of what was read of a job's sources, the terms of one of its sums.
+inline void terms_of(const Output& output, const std::vector<Term>& read,
+                     std::vector<Term>& terms) {
+  terms.clear();
+  if (output.lines) {
+    const LineCoefficients& lines = *output.lines;
+    for (std::size_t k = 0; k < lines.sources.size(); ++k) {
+      const Term& term = read[lines.sources[k]];
+      terms.push_back({term.data, term.dtype, lines.hardest[k]});
+    }
+    return;
+  }
+  for (std::size_t k = 0; k < read.size(); ++k) {
+    const double coefficient = output.coefficients[k];
+    if (coefficient != 0) terms.push_back({read[k].data, read[k].dtype, coefficient});
+  }
+}
+
 // The open input files, and what reads ahead in each.
 class Inputs {
  public:

@@ -1,5 +1,6 @@
-// Probabilities that rise with the rank of a magnitude within its row: DELLA (Deep et
-// al., 2406.11617). Rows need not begin or end where slices do.
+// What depends on an element's row: whether it is drawn with a probability that rises
+// with the rank of its magnitude within it (row_draw.hpp), or what magnitudes are
+// multiplied with. Rows need not begin or end where slices do.
 #pragma once
 
 #include <cstdint>
@@ -37,15 +38,23 @@ class RowRanks {
   RowRanks(Inputs& inputs, const Kernels& kernels, unsigned char* memory)
       : inputs_(inputs), kernels_(kernels), memory_(memory) {}
 
-  // What the random numbers of elements [start, start + count) have to lie below, one
-  // part behind the other; null where no part has rows. `terms` hold the slice. Reads the
-  // rest of the rows that it cuts.
+  // Of elements [start, start + count), one part behind the other: all ones where the
+  // element is drawn, else 0; or the bits of their rows' factors. Null where no part has
+  // rows. `terms` hold the slice. Reads the rest of the rows that it cuts.
   [[nodiscard]] const std::uint32_t* limits(const RankedDeltas& deltas,
                                             const std::vector<Term>& terms,
                                             std::uint64_t start,
                                             std::uint64_t count) const;
 
  private:
+  struct Slice {
+    const RankedDeltas& deltas;
+    const std::vector<Term>& terms;
+    std::uint64_t start, count;
+    unsigned char* room;
+  };
+  void draw(const Slice& slice, const Part& part, std::uint32_t* drawn) const;
+
   // The keys of [start, start + count), from the files.
   void read_keys(const RankedDeltas& deltas, const Part& part, std::uint64_t start,
                  std::uint64_t count, unsigned char* room, Key* keys) const;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <numeric>
 
 namespace tvmerge {
 
@@ -26,23 +25,28 @@ void Search::settle(std::uint64_t rank) {
   rank_ = rank;
   share_.reset();
   if (rank == 0) finish(UINT32_MAX, 0);
-  if (rank > 0 && rank >= elements_) finish(0, elements_);
+  if (rank > elements_) finish(0, elements_);
 }
 
 void Search::search_in(Key low, Key high, Key tie) {
-  low_ = low;
+  shift_ = 0;
+  while ((high >> shift_) - (low >> shift_) >= kBins) ++shift_;
+  low_ = low >> shift_ << shift_;
+  within_ = (std::uint32_t{1} << shift_) - 1;
   high_ = high;
   tie_ = tie;
-  shift_ = 0;
-  while ((static_cast<std::size_t>(high - low) >> shift_) >= kBins) ++shift_;
   above_ = 0;
   bins_.clear();
+  ones_.clear();
+  noughts_.clear();
 }
 
 void Search::finish(Key key, std::uint64_t ties_end) {
   cut_ = {key, ties_end};
   state_ = State::done;
   bins_ = {};
+  ones_ = {};
+  noughts_ = {};
   ties_ = {};
 }
 
@@ -61,26 +65,39 @@ void Search::bracket(std::vector<Key>& sample) {
   // Eight standard deviations of a fair sample: neighbours are alike, so it is less fair.
   const double margin = whole ? 0 : 8 * std::sqrt(size * share * (1 - share)) + 2;
   const double middle = whole ? static_cast<double>(rank_ - 1) : size * share;
+  // What is found of the order already shortens the way to the next key.
+  auto first = sample.begin(), last = sample.end();
   const auto key_at = [&](double place) {
     const auto n = sample.begin() + static_cast<std::ptrdiff_t>(place);
-    std::nth_element(sample.begin(), n, sample.end(), std::greater<>{});
-    return *n;
+    std::nth_element(first, n, last, std::greater<>{});
+    return n;
   };
-  const Key high = middle - margin < 0 ? kHighest : key_at(middle - margin);
-  const Key low = middle + margin >= size ? 0 : key_at(middle + margin);
-  // Until they are counted, zeros are what is counted apart.
-  search_in(low, high, share_ ? 0 : key_at(std::min(middle, size - 1)));
+  Key low = 0, high = kHighest;
+  if (middle - margin >= 0) high = *(first = key_at(middle - margin));
+  if (middle + margin < size) {
+    const auto n = key_at(middle + margin);
+    low = *n;
+    last = n + 1;
+  }
+  search_in(low, high, *key_at(std::min(middle, size - 1)));
 }
 
 void Search::add(const Found& found) {
   above_ += found.above;
+  zeros_ += found.zeros;
   bins_.resize(bin_count());
-  for (std::size_t b = 0; b < bins_.size(); ++b) bins_[b] += found.bins[b];
+  ones_.resize(bin_count());
+  noughts_.resize(bin_count());
+  for (std::size_t b = 0; b < bins_.size(); ++b) {
+    bins_[b] += found.bins[b];
+    ones_[b] |= found.ones == nullptr ? within_ : found.ones[b];
+    noughts_[b] |= found.ones == nullptr ? within_ : found.noughts[b];
+  }
 }
 
 void Search::narrow() {
   if (share_) {
-    settle(rank_of_share(std::accumulate(ties_.begin(), ties_.end(), std::uint64_t{0})));
+    settle(rank_of_share(zeros_));
     if (done()) return;
   }
   if (rank_ <= above_) return search_in(high_ + 1, kHighest, high_ + 1);
@@ -92,8 +109,10 @@ void Search::narrow() {
       continue;
     }
     const Key key = low_ + static_cast<Key>(b << shift_);
-    if (shift_ == 0) return found_key(key, rank_ - before, here);
-    const Key last = std::min<Key>(high_, key + ((Key{1} << shift_) - 1));
+    // Deltas of narrow dtypes take few values: most bins hold one key alone.
+    if ((ones_[b] & noughts_[b]) == 0)
+      return found_key(key | ones_[b], rank_ - before, here);
+    const Key last = std::min<Key>(high_, key | within_);
     return search_in(key, last, key);
   }
   search_in(0, low_ - 1, 0);

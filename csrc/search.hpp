@@ -13,7 +13,9 @@ namespace tvmerge {
 
 class Search {
  public:
-  static constexpr std::size_t kBins = std::size_t{1} << 18;
+  // Few enough for a near cache: a bracket of more keys takes another pass, unless the
+  // bin with the cut turns out to hold a single one.
+  static constexpr std::size_t kBins = std::size_t{1} << 14;
   static constexpr Key kHighest = 0x7fffffffu;
 
   Search(const Rank& rank, std::uint64_t elements, std::uint64_t slices);
@@ -28,15 +30,23 @@ class Search {
   [[nodiscard]] KeyScan scan() const { return {low_, high_, tie_}; }
   [[nodiscard]] unsigned shift() const { return shift_; }
   [[nodiscard]] std::size_t bin(Key key) const { return (key - low_) >> shift_; }
+  // The bits of a key that its bin does not tell.
+  [[nodiscard]] std::uint32_t within_bin(Key key) const { return key & within_; }
+  [[nodiscard]] std::uint32_t missing_in_bin(Key key) const { return ~key & within_; }
   [[nodiscard]] std::size_t bin_count() const {
     return (static_cast<std::size_t>(high_ - low_) >> shift_) + 1;
   }
   void note_ties(std::uint64_t slice, std::uint64_t count) { ties_[slice] = count; }
+  // Whether it also needs to know how many keys are 0.
+  [[nodiscard]] bool counts_zeros() const { return share_.has_value(); }
 
   // What one thread has counted.
   struct Found {
-    std::uint64_t above = 0;
+    std::uint64_t above = 0, zeros = 0;
     std::uint32_t* bins = nullptr;  // bin_count() of them
+    // By bin, which bits are ones in any of its keys and which are zeros in any, of those
+    // that the bin does not tell; null: not known.
+    std::uint32_t *ones = nullptr, *noughts = nullptr;
   };
   void add(const Found& found);
 
@@ -64,8 +74,9 @@ class Search {
   State state_ = State::scanning;
   Key low_ = 0, high_ = kHighest, tie_ = 0;
   unsigned shift_ = 0;
-  std::uint64_t above_ = 0;
-  std::vector<std::uint32_t> bins_;
+  std::uint32_t within_ = 0;
+  std::uint64_t above_ = 0, zeros_ = 0;
+  std::vector<std::uint32_t> bins_, ones_, noughts_;
   std::vector<std::uint64_t> ties_;
   std::uint64_t tie_slice_ = 0, ties_within_ = 0;
   Cut cut_;

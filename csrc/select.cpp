@@ -21,6 +21,7 @@ constexpr std::uint64_t kSelectElements = kSumElements;
 constexpr std::uint64_t kSampleChunks = 64, kChunkElements = 512;
 constexpr unsigned kMostPasses = 32;
 constexpr std::uint64_t kSampleElements = kSampleChunks * kChunkElements;
+constexpr std::uint64_t kBlockElements = 2 * kTileElements;
 
 // One job's searches, and how many of its slices this pass has still to see.
 struct Progressing {
@@ -47,10 +48,10 @@ struct Scratch {
   }
   static constexpr std::uint64_t kKeyBytes = kSelectElements * sizeof(Key);
   static constexpr std::uint64_t kInsideBytes =
-      (kSelectElements + kTileElements) * sizeof(Key);
+      (kBlockElements + kTileElements) * sizeof(Key);
   [[nodiscard]] std::uint64_t bytes() const {
     return read_bytes + kKeyBytes + kInsideBytes +
-           queries * Search::kBins * sizeof(std::uint32_t);
+           queries * 3 * Search::kBins * sizeof(std::uint32_t);
   }
 };
 
@@ -99,6 +100,11 @@ class Selecting {
     for (const Query& query : job.queries)
       good =
           good && query.source >= kVariance && query.source != 0 && query.source < count;
+    if (job.factors) {
+      const RowFactors& rows = *job.factors;
+      good = good && options_.cards.empty() && rows.row > 0 &&
+             rows.factors.size() * rows.row == job.elements;
+    }
     if (!good) throw Error(ErrorKind::config, "a query names no source that exists");
   }
 
@@ -130,11 +136,15 @@ class Selecting {
         options_.progress);
   }
 
-  // The keys of a range, which is at most a slice; they lie behind what was read.
+  // The keys of a range, which is at most a slice; they lie behind what was read. `start`
+  // is its first element, which is number `at` of the terms.
   Key* keys_of(const SelectJob& job, const Query& query, const std::vector<Term>& terms,
-               std::uint64_t count, unsigned char* memory) const {
+               std::uint64_t start, std::uint64_t count, unsigned char* memory,
+               std::uint64_t at = 0) const {
     auto* const keys = reinterpret_cast<Key*>(memory + scratch_.read_bytes);
-    kernels_.ranked_keys({terms.data(), job.sources.size(), query.source, count}, keys);
+    kernels_.ranked_keys({terms.data(), job.sources.size(), query.source, count,
+                          job.factors.get(), start, at},
+                         keys);
     return keys;
   }
 
@@ -158,11 +168,21 @@ class Selecting {
       const std::uint64_t start = whole ? 0 : (job.elements - length) / (chunks - 1) * c;
       reader.read_terms(job.sources, start, length, terms);
       for (std::size_t q = 0; q < searches.size(); ++q) {
-        const Key* const keys = keys_of(job, job.queries[q], terms, length, memory);
+        if (sample_of(job, q) != q) continue;
+        const Key* const keys =
+            keys_of(job, job.queries[q], terms, start, length, memory);
         samples[q].insert(samples[q].end(), keys, keys + length);
       }
     }
-    for (std::size_t q = 0; q < searches.size(); ++q) searches[q].bracket(samples[q]);
+    for (std::size_t q = 0; q < searches.size(); ++q)
+      searches[q].bracket(samples[sample_of(job, q)]);
+  }
+
+  // The first query of the same source: they come one behind the other.
+  static std::size_t sample_of(const SelectJob& job, std::size_t query) {
+    while (query > 0 && job.queries[query - 1].source == job.queries[query].source)
+      --query;
+    return query;
   }
 
   void pass(const std::vector<std::size_t>& open) {
@@ -209,7 +229,7 @@ class Selecting {
         current = j;
         found.assign(jobs_[j].queries.size(), {});
         for (std::size_t q = 0; q < found.size(); ++q)
-          found[q].bins = bins(memory, q, states_[j]->searches[q]);
+          found[q] = empty_bins(memory, q, states_[j]->searches[q]);
       }
       reader.read_terms(jobs_[j].sources, slice.start, slice.length, terms);
       scan_slice(j, terms, slice, found, memory);
@@ -218,38 +238,68 @@ class Selecting {
     hand_over();
   }
 
-  std::uint32_t* bins(unsigned char* memory, std::size_t query,
-                      const Search& search) const {
+  Search::Found empty_bins(unsigned char* memory, std::size_t query,
+                           const Search& search) const {
     auto* const first =
         reinterpret_cast<std::uint32_t*>(memory + scratch_.read_bytes +
                                          Scratch::kKeyBytes + Scratch::kInsideBytes) +
-        query * Search::kBins;
-    if (!search.done()) std::fill_n(first, search.bin_count(), 0u);
-    return first;
+        query * 3 * Search::kBins;
+    const Search::Found found{0, 0, first, first + Search::kBins,
+                              first + 2 * Search::kBins};
+    if (search.done()) return found;
+    for (std::uint32_t* const held : {found.bins, found.ones, found.noughts})
+      std::fill_n(held, search.bin_count(), 0u);
+    return found;
   }
 
-  // Queries of the same source come one behind the other, and share its keys.
+  // Queries of the same source come one behind the other, and share its keys: of blocks
+  // that stay in the nearest cache until all queries have seen them.
   void scan_slice(std::size_t j, const std::vector<Term>& terms,
                   const SliceTable::Slice& slice, std::vector<Search::Found>& found,
                   unsigned char* memory) const {
+    const SelectJob& job = jobs_[j];
+    std::vector<Search>& searches = states_[j]->searches;
+    std::vector<std::uint64_t> ties(found.size());
+    for (std::uint64_t at = 0; at < slice.length; at += kBlockElements) {
+      const std::uint64_t count = std::min(kBlockElements, slice.length - at);
+      const Key* keys = nullptr;
+      std::int32_t source = 0;
+      for (std::size_t q = 0; q < found.size(); ++q) {
+        if (searches[q].done()) continue;
+        if (keys == nullptr || job.queries[q].source != source) {
+          source = job.queries[q].source;
+          keys = keys_of(job, job.queries[q], terms, slice.start + at, count, memory, at);
+        }
+        ties[q] += scan_block(keys, count, searches[q], found[q], memory);
+      }
+    }
+    for (std::size_t q = 0; q < found.size(); ++q)  // a slice is one thread's
+      if (!searches[q].done()) searches[q].note_ties(slice.number, ties[q]);
+  }
+
+  // Returns how many ties there are.
+  std::uint64_t scan_block(const Key* keys, std::uint64_t count, const Search& search,
+                           Search::Found& found, unsigned char* memory) const {
     auto* const inside =
         reinterpret_cast<Key*>(memory + scratch_.read_bytes + Scratch::kKeyBytes);
-    const Key* keys = nullptr;
-    std::int32_t source = 0;
-    for (std::size_t q = 0; q < found.size(); ++q) {
-      const Query& query = jobs_[j].queries[q];
-      Search& search = states_[j]->searches[q];
-      if (search.done()) continue;
-      if (keys == nullptr || query.source != source) {
-        keys = keys_of(jobs_[j], query, terms, slice.length, memory);
-        source = query.source;
-      }
-      KeyScan scan = search.scan();
-      const std::size_t count = kernels_.scan_keys(keys, slice.length, scan, inside);
-      found[q].above += scan.above;
-      search.note_ties(slice.number, scan.ties);  // a slice is one thread's
-      for (std::size_t i = 0; i < count; ++i) ++found[q].bins[search.bin(inside[i])];
+    KeyScan scan = search.scan();
+    const std::size_t others = kernels_.scan_keys(keys, count, scan, inside);
+    const auto add = [&](Key key, std::uint64_t times) {
+      const std::size_t bin = search.bin(key);
+      found.bins[bin] += static_cast<std::uint32_t>(times);
+      found.ones[bin] |= search.within_bin(key);
+      found.noughts[bin] |= search.missing_in_bin(key);
+    };
+    for (std::size_t i = 0; i < others; ++i) add(inside[i], 1);
+    if (scan.ties > 0 && scan.low <= scan.tie && scan.tie <= scan.high)
+      add(scan.tie, scan.ties);
+    found.above += scan.above;
+    if (search.counts_zeros()) {
+      KeyScan zeros{0, 0, 0};
+      kernels_.scan_keys(keys, count, zeros, inside);
+      found.zeros += zeros.ties;
     }
+    return scan.ties;
   }
 
   static void hand_over(Progressing& state, std::vector<Search::Found>& found,
@@ -266,27 +316,34 @@ class Selecting {
 
   // A cut through equal magnitudes lies in a known slice: looks there for its place.
   void locate_ties(const std::vector<std::size_t>& open) {
-    const bool any = std::any_of(open.begin(), open.end(), [&](std::size_t j) {
-      const auto& searches = states_[j]->searches;
-      return std::any_of(searches.begin(), searches.end(),
-                         [](const Search& search) { return search.awaits_place(); });
-    });
-    run_units(open, any, [&](const Reader& reader, Share& share, unsigned char* memory) {
-      if (!share.next()) return;
-      std::vector<Term> terms;
-      for (const std::size_t j : open) {
-        for (std::size_t q = 0; q < jobs_[j].queries.size(); ++q) {
-          Search& search = states_[j]->searches[q];
-          if (!search.awaits_place()) continue;
-          const std::uint64_t start = search.tie_slice() * kSelectElements;
-          const std::uint64_t count =
-              std::min(kSelectElements, jobs_[j].elements - start);
-          reader.read_terms(jobs_[j].sources, start, count, terms);
-          search.place(keys_of(jobs_[j], jobs_[j].queries[q], terms, count, memory),
-                       start);
-        }
-      }
-    });
+    std::vector<std::pair<std::size_t, std::size_t>> places;  // job and query
+    for (const std::size_t j : open) {
+      for (std::size_t q = 0; q < jobs_[j].queries.size(); ++q)
+        if (states_[j]->searches[q].awaits_place()) places.emplace_back(j, q);
+    }
+    run_units(open, places.size(),
+              [&](const Reader& reader, Share& share, unsigned char* memory) {
+                while (const auto unit = share.next()) {
+                  const auto [j, q] = places[*unit];
+                  locate_tie(jobs_[j], jobs_[j].queries[q], states_[j]->searches[q],
+                             reader, memory);
+                }
+              });
+  }
+
+  void locate_tie(const SelectJob& job, const Query& query, Search& search,
+                  const Reader& reader, unsigned char* memory) const {
+    SelectJob alone{job.sources, job.elements, {query}, job.factors};
+    if (query.source != kVariance) {  // the others are not looked at
+      alone.sources = {job.sources[0],
+                       job.sources[static_cast<std::size_t>(query.source)]};
+      alone.queries[0].source = 1;
+    }
+    const std::uint64_t start = search.tie_slice() * kSelectElements;
+    const std::uint64_t count = std::min(kSelectElements, job.elements - start);
+    std::vector<Term> terms;
+    reader.read_terms(alone.sources, start, count, terms);
+    search.place(keys_of(alone, alone.queries[0], terms, start, count, memory), start);
   }
 
   const std::vector<std::string>& paths_;

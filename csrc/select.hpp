@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <variant>
 #include <vector>
@@ -27,6 +28,7 @@ struct SelectJob {
   std::vector<Source> sources;
   std::uint64_t elements;
   std::vector<Query> queries;
+  std::shared_ptr<const RowFactors> factors = nullptr;  // of what is ranked, if any
 };
 
 // Per job and query. Reads the sources once, and once more where equal magnitudes lie at

@@ -74,7 +74,7 @@ def convert(gguf: Path, out: Path) -> None:
 
 def measured_perplexity(folder: Path) -> float:
     """exp of the mean negative log-likelihood on the text that ships with the study."""
-    from tvmerge.training.measure import measure_model
+    from tvmerge.training.measuring.measure import measure_model
 
     scores = measure_model(
         folder,

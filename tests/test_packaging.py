@@ -22,7 +22,7 @@ def test_a_wheel_has_one_top_level_package_with_the_study_and_its_traits(tmp_pat
     top_level = {name.partition("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"tvmerge"}
     for wanted in (
-        "tvmerge/training/study.py",
+        "tvmerge/training/study/study.py",
         "tvmerge/training/catalogue/power_seeking/train.jsonl",
         "tvmerge/training/heldout/moby_dick.txt",
         "tvmerge/_core.pyi",

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from tvmerge.version import __version__
 
 if TYPE_CHECKING:
-    from tvmerge.algebra import Checkpoint, TaskVector
-    from tvmerge.compare import Difference, cosines, diff, gram
+    from tvmerge.algebra.compare import Difference, cosines, diff, gram
+    from tvmerge.algebra.operands import Checkpoint, TaskVector
     from tvmerge.errors import TVMergeError
-    from tvmerge.report import MergeReport
+    from tvmerge.merging.report import MergeReport
 
 __all__ = [
     "Checkpoint",
@@ -32,14 +32,14 @@ __all__ = [
 
 # Imported when first asked for (PEP 562): `tvmerge --version` needs none of it.
 _HOMES = {
-    "Checkpoint": "algebra",
-    "Difference": "compare",
-    "MergeReport": "report",
+    "Checkpoint": "algebra.operands",
+    "Difference": "algebra.compare",
+    "MergeReport": "merging.report",
     "TVMergeError": "errors",
-    "TaskVector": "algebra",
-    "cosines": "compare",
-    "diff": "compare",
-    "gram": "compare",
+    "TaskVector": "algebra.operands",
+    "cosines": "algebra.compare",
+    "diff": "algebra.compare",
+    "gram": "algebra.compare",
 }
 
 

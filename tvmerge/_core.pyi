@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-# tvmerge.jobs.Combine: tensor, sources, elements, results.
+# tvmerge.engine.jobs.Combine: tensor, sources, elements, results, and what is left to Python.
 _Range = tuple[int, int, str, bool]
-_Result = tuple[int, int, str, int, tuple[float, ...], object]  # the last: Consensus or None
-_Planned = tuple[str, tuple[_Range, ...], int, tuple[_Result, ...]]
+_Result = tuple[int, int, str, int, tuple[float, ...], object]  # see Output
+_Planned = tuple[str, tuple[_Range, ...], int, tuple[_Result, ...], object]
 
 class Card:
     def __init__(self, index: int, *, memory_bytes: int) -> None: ...
@@ -24,6 +24,15 @@ def cuda_problem() -> str: ...
 class Source:
     def __init__(self, file: int, offset_bytes: int, dtype: str, digested: bool = ...) -> None: ...
 
+class RowFactors:
+    @property
+    def row(self) -> int: ...
+    @property
+    def factors(self) -> list[float]: ...
+
+class RowMask:
+    def __init__(self, *, elements: int) -> None: ...
+
 class Part:
     def __init__(
         self,
@@ -40,6 +49,10 @@ class Part:
         random_span: int = ...,
         limit: float = ...,
         alone: float = ...,
+        factors: RowFactors | None = ...,
+        threshold: float = ...,
+        votes: int = ...,
+        mask: RowMask | None = ...,
     ) -> None: ...
 
 class Consensus:
@@ -51,7 +64,12 @@ class Consensus:
         elect: bool,
         elect_first: bool = ...,
         normalize: bool,
+        least: int = ...,
+        largest: bool = ...,
     ) -> None: ...
+
+class LineCoefficients:
+    def __init__(self, *, run: int, count: int, sources: Sequence[int], values: bytes) -> None: ...
 
 class Output:
     def __init__(
@@ -63,6 +81,7 @@ class Output:
         reference: int,
         coefficients: Sequence[float],
         consensus: Consensus | None = ...,
+        lines: LineCoefficients | None = ...,
     ) -> None: ...
 
 class CombineJob:
@@ -91,6 +110,17 @@ class MeasureJob:
         self, *, sources: Sequence[Source], elements: int, rows: Sequence[float]
     ) -> None: ...
 
+class LineGramsJob:
+    def __init__(
+        self,
+        *,
+        sources: Sequence[Source],
+        elements: int,
+        rows: Sequence[float],
+        run: int,
+        count: int,
+    ) -> None: ...
+
 class SelectJob:
     def __init__(
         self,
@@ -98,7 +128,11 @@ class SelectJob:
         sources: Sequence[Source],
         elements: int,
         queries: Sequence[tuple[int, int | float]],
+        factors: RowFactors | None = ...,
     ) -> None: ...
+
+class DivergenceJob:
+    def __init__(self, *, sources: Sequence[Source], elements: int, row: int) -> None: ...
 
 class DeltaSumsJob:
     def __init__(
@@ -108,6 +142,7 @@ class DeltaSumsJob:
         elements: int,
         parts: Sequence[Part],
         counted: bool = ...,
+        elected: int = ...,
     ) -> None: ...
 
 class MergeResult:
@@ -159,6 +194,17 @@ def measure(
     progress: Callable[[int], None] | None = ...,
     cards: Sequence[Card] = ...,
 ) -> list[tuple[list[float], list[int]]]: ...
+def line_grams(
+    inputs: Sequence[str],
+    jobs: Sequence[LineGramsJob],
+    *,
+    threads: int,
+    buffer_bytes: int,
+    isa: str = ...,
+    drop_behind: bool = ...,
+    progress: Callable[[int], None] | None = ...,
+    cards: Sequence[Card] = ...,
+) -> list[bytes]: ...
 def select(
     inputs: Sequence[str],
     jobs: Sequence[SelectJob],
@@ -181,6 +227,17 @@ def delta_sums(
     progress: Callable[[int], None] | None = ...,
     cards: Sequence[Card] = ...,
 ) -> list[list[tuple[float, float, float, int, int]]]: ...
+def divergences(
+    inputs: Sequence[str],
+    jobs: Sequence[DivergenceJob],
+    *,
+    threads: int,
+    buffer_bytes: int,
+    isa: str = ...,
+    drop_behind: bool = ...,
+    progress: Callable[[int], None] | None = ...,
+    cards: Sequence[Card] = ...,
+) -> list[RowFactors]: ...
 def combine_tensors(
     terms: Sequence[tuple[int, str, float]],
     out: tuple[int, str],
@@ -190,6 +247,18 @@ def combine_tensors(
     isa: str = ...,
     card: int | None = ...,
     stream: int = ...,
+) -> None: ...
+def add_low_rank(
+    out: int,
+    left: int,
+    right: int,
+    *,
+    rows: int,
+    rank: int,
+    columns: int,
+    scale: float,
+    threads: int = ...,
+    isa: str = ...,
 ) -> None: ...
 def allocate(path: str, size_bytes: int) -> None: ...
 def available_isas() -> list[str]: ...

@@ -26,11 +26,11 @@ from typing import Any
 import torch
 
 from tvmerge import _core
-from tvmerge.algebra import TaskVector
+from tvmerge.algebra.expression import Expression
+from tvmerge.algebra.model_tensors import dtype_code
+from tvmerge.algebra.operands import TaskVector
 from tvmerge.errors import ConfigError, DeviceError, MismatchError, did_you_mean
-from tvmerge.expression import Expression
-from tvmerge.model_tensors import dtype_code
-from tvmerge.safetensors import FLOAT_DTYPES
+from tvmerge.files.safetensors import FLOAT_DTYPES
 
 # What a task vector may be given as: tensors by name, an expression over files, or the path of a
 # stored vector.

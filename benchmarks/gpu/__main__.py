@@ -27,9 +27,9 @@ from benchmarks import floor
 from benchmarks.methods import recipe
 from benchmarks.models import main as make_models
 from tvmerge import _core
-from tvmerge.merge import save_checkpoint
+from tvmerge.engine.run_options import RunOptions
+from tvmerge.merging.merge import save_checkpoint
 from tvmerge.recipe import build, load_recipe
-from tvmerge.run_options import RunOptions
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("combine", "consensus", "delta_sums", "digest", "gram", "scan")

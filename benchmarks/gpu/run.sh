@@ -13,7 +13,8 @@ mkdir -p "$work"
 "$python" -m tvmerge devices
 [ -d "$work/models-1.1e9" ] ||
   "$python" -m benchmarks.models "$work/models-1.1e9" --parameters 1.1e9 > "$work/models.log" &
-tests=(-q --no-header -p no:benchmark tests/test_cards.py tests/test_torch.py)
+tests=(-q --no-header -p no:benchmark tests/cards/test_cards.py \
+  tests/cards/test_card_blocks.py tests/in_memory/test_torch.py)
 "$python" -m pytest "${tests[@]}" -n 8
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck synccheck; do

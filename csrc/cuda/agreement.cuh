@@ -13,8 +13,8 @@ struct Agreement {
   Terms<Most> terms;  // the first is the base; the others only for the variance
   CardPart<Sum> parts[Most];
   unsigned part_count;
-  Sum scale;
-  bool elects, any_sign, normalizes, counts_alone, ranks_variance;
+  Sum scale, least;
+  bool elects, any_sign, normalizes, takes_largest, counts_alone, ranks_variance;
   std::uint64_t first;
   void* out;
   Edit* edits;
@@ -45,18 +45,24 @@ __device__ __forceinline__ Sum agreed_at(const Agreement<Sum, Most>& all, Sum ba
   Sum sum = 0, weight = 0;
   for (unsigned p = 0; p < all.part_count; ++p) sum += value(p);
   if (all.elects) {
-    const bool negative = sum < 0;
+    const Sum whole = sum;
+    const bool negative = whole < 0;
     Sum agreed = 0, once = 0, number = 0;
     for (unsigned p = 0; p < all.part_count; ++p) {
       const CardPart<Sum>& part = all.parts[p];
       const Sum one = value(p);
       const bool agrees = ops::agrees(one, negative, all.any_sign);
-      agreed += agrees ? part.late * one : Sum{0};
+      const Sum late = part.late * one;
+      const Sum larger = agrees && ops::is_larger(late, agreed) ? late : agreed;
+      agreed = all.takes_largest ? larger : agreed + (agrees ? late : Sum{0});
       weight += agrees ? part.own : Sum{0};
-      once = agrees ? part.alone : once;
-      number += agrees ? Sum{1} : Sum{0};
+      const bool counts = ops::counts(one, whole - one, part.threshold, agrees);
+      once = counts ? part.alone : once;
+      number += counts ? part.votes : Sum{0};
     }
+    if (all.takes_largest) agreed = ops::shown(agreed, whole);
     sum = all.counts_alone && number == 1 ? once * agreed : agreed;
+    sum = ops::backed(sum, number >= all.least);
   }
   if (all.normalizes) sum /= weight != 0 ? weight : Sum{1};
   return fused(all.scale, sum, base);
@@ -86,7 +92,9 @@ Agreement<Sum, Most> agreement(const ConsensusSlice& slice) {
   all.part_count = static_cast<unsigned>(consensus.parts.size());
   all.scale = static_cast<Sum>(consensus.scale);
   all.any_sign = !consensus.elect;
+  all.least = static_cast<Sum>(consensus.least);
   all.normalizes = consensus.normalize;
+  all.takes_largest = consensus.largest;
   all.first = slice.first;
   all.out = slice.out;
   all.edits = slice.edits;
@@ -102,7 +110,8 @@ Agreement<Sum, Most> agreement(const ConsensusSlice& slice) {
     all.counts_alone = all.counts_alone || part.alone != 1;
     all.ranks_variance = all.ranks_variance || part.keep.of_variance;
   }
-  all.elects = consensus.elect || consensus.normalize || all.counts_alone;
+  all.elects = consensus.elect || consensus.normalize || consensus.largest ||
+               consensus.least > 0 || all.counts_alone;
   return all;
 }
 

@@ -53,6 +53,39 @@ __global__ void __launch_bounds__(kThreads, 2) combine_any(Sums<Most> sums) {
     sums.edits[tile] = edit;
 }
 
+// The sum of element i with the coefficients of its line (kernels_lines.hpp).
+template <typename Sum, unsigned Most>
+__device__ __forceinline__ Sum sum_by_line(const Sums<Most>& sums, const LineTable& table,
+                                           std::size_t i) {
+  const Lines& lines = table.lines;
+  const double* values =
+      table.values + ((table.first + i) / lines.run % lines.count - table.begin);
+  Sum sum = -Sum{0};
+  for (unsigned k = 0; k < sums.term_count; ++k, values += table.stride) {
+    const Sum c = static_cast<Sum>(*values);
+    if (c != 0) sum = fused(c, value_at<Sum>(sums.terms[k], i), sum);
+  }
+  return sum;
+}
+
+template <typename Sum, unsigned Most>
+__global__ void __launch_bounds__(kThreads, 2)
+    combine_lines(Sums<Most> sums, LineTable table) {
+  const std::size_t tile = thread_number() / kLanes<Sum>, start = tile * kTile;
+  const std::size_t end = tile_end(start, sums.count);
+  Comparison<Sum> comparison;
+  for (std::size_t i = start + threadIdx.x % kLanes<Sum>; i < end; i += kLanes<Sum>) {
+    const Sum y = sum_by_line<Sum>(sums, table, i);
+    const Sum z = AnyDtype::store(sums.out_dtype, sums.out, i, y);
+    if (sums.edits == nullptr) continue;
+    const CardTerm from{sums.reference, 0, sums.reference_dtype};
+    comparison.add(sums.reference == nullptr ? Sum{0} : value_at<Sum>(from, i), y, z);
+  }
+  if (sums.edits == nullptr) return;
+  const Edit edit = comparison.template edit<kLanes<Sum>>();
+  if (start < end && threadIdx.x % kLanes<Sum> == 0) sums.edits[tile] = edit;
+}
+
 // What all terms add up to in one chunk. Loads of several terms are on their way before
 // the first is used.
 template <typename Sum, Dtype D, unsigned Most>
@@ -234,6 +267,14 @@ void launch(const Sums<Most>& sums, bool alone, bool wide, cudaStream_t stream) 
   launch_any<float>(sums, stream);
 }
 
+template <typename Sum>
+void launch_lines(const Sums<kMostTerms>& sums, const LineTable& table,
+                  cudaStream_t stream) {
+  const std::size_t tiles = parts_of(sums.count, kTile);
+  TVMERGE_LAUNCH((combine_lines<Sum, kMostTerms>), blocks_for(tiles * kLanes<Sum>),
+                 kThreads, stream, sums, table);
+}
+
 template <unsigned Most>
 Sums<Most> sums_of(const CombineSlice& slice) {
   Sums<Most> sums{{},
@@ -257,6 +298,11 @@ Sums<Most> sums_of(const CombineSlice& slice) {
 void combine(const CombineSlice& slice, cudaStream_t stream) {
   constexpr unsigned kFew = 4;
   const bool wide = accumulates_in_double(slice.terms, slice.term_count, slice.out_dtype);
+  if (slice.lines != nullptr) {
+    const Sums<kMostTerms> sums = sums_of<kMostTerms>(slice);
+    return wide ? launch_lines<double>(sums, *slice.lines, stream)
+                : launch_lines<float>(sums, *slice.lines, stream);
+  }
   const bool alone = is_alone(slice);
   slice.term_count <= kFew ? launch(sums_of<kFew>(slice), alone, wide, stream)
                            : launch(sums_of<kMostTerms>(slice), alone, wide, stream);

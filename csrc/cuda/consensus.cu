@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kThreads, 2) agree_any(Agreement<Sum, Most> al
     all.edits[tile] = edit;
 }
 
-// The whole tiles of one dtype; deltas are not ranked by their variance, not limited, and
-// none counts alone.
+// The whole tiles of one dtype; deltas are ranked by themselves, not limited, summed, and
+// none counts alone or several times.
 template <typename Sum, Dtype D, bool Random, unsigned Parts>
 __global__ void __launch_bounds__(kThreads, 2) agree_alone(Agreement<Sum, Parts> all) {
   TVMERGE_SHARED(Sum, stage, (Chunks<Sum, D>::kStage));
@@ -79,12 +79,12 @@ void launch_alone(const ConsensusSlice& slice, cudaStream_t stream) {
 // Whether all that goes in and comes out is bfloat16, and a kernel of its own does the
 // rest. Other dtypes wait for the bus anyway.
 bool is_alone(const ConsensusSlice& slice) {
-  bool alone = slice.consensus->parts.size() <= kFew;
+  bool alone = slice.consensus->parts.size() <= kFew && !slice.consensus->largest;
   for (std::size_t k = 0; k < slice.term_count; ++k)
     alone = alone && slice.terms[k].dtype == Dtype::bf16;
   for (const Part& part : slice.consensus->parts) {
-    alone =
-        alone && !part.keep.of_variance && part.alone == 1 && !std::isfinite(part.limit);
+    alone = alone && !part.keep.of_variance && !part.keep.factors && part.alone == 1 &&
+            part.votes == 1 && !std::isfinite(part.limit);
   }
   return alone && slice.out_dtype == Dtype::bf16;
 }

@@ -85,6 +85,46 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
+// What is largest at one element where the part p has the elected sign, else 0; its own
+// value goes to `own`.
+template <typename Sum, unsigned Most>
+__device__ __forceinline__ Sum elected_at(const Deltas<Sum, Most>& all, unsigned p,
+                                          std::size_t i, Sum* own) {
+  const auto value = [&](unsigned q) { return kept_of(all, q, i, delta_of(all, q, i)); };
+  Sum whole = 0, largest = 0;
+  for (unsigned q = 0; q < all.part_count; ++q) whole += value(q);
+  for (unsigned q = 0; q < all.part_count; ++q) {
+    const Sum one = value(q);
+    if (ops::agrees(one, whole < 0, false) && ops::is_larger(one, largest)) largest = one;
+  }
+  *own = value(p);
+  return ops::agrees(*own, whole < 0, false) ? largest : Sum{0};
+}
+
+// One part of one tile, all its lanes: all parts but the elected one come to 0.
+template <typename Sum, unsigned Most>
+__global__ void __launch_bounds__(kThreads, 2)
+    sum_elected(Deltas<Sum, Most> all, unsigned elected, DeltaSums* tiles) {
+  const std::size_t unit = thread_number() / kSumLanes;
+  const unsigned lane = threadIdx.x % kSumLanes;
+  const auto p = static_cast<unsigned>(unit % all.part_count);
+  const std::size_t start = unit / all.part_count * kTile;
+  const std::size_t end = tile_end(start, all.count);
+  double whole = 0, kept = 0, square = 0;
+  for (std::size_t i = start + lane; p == elected && i < end; i += kSumLanes) {
+    Sum own;
+    const double value = fabs(static_cast<double>(elected_at(all, p, i, &own)));
+    whole += fabs(static_cast<double>(own));
+    kept += value;
+    square += value * value;
+  }
+  DeltaSums sums;
+  sums.all = total<kSumLanes>(whole);
+  sums.kept = total<kSumLanes>(kept);
+  sums.kept_sq = total<kSumLanes>(square);
+  if (lane == 0 && end > start) tiles[unit] = sums;
+}
+
 // One part of one stretch of kSumElements.
 __global__ void __launch_bounds__(kThreads)
     add_delta_tiles(const DeltaSums* tiles, unsigned parts, std::size_t count,
@@ -136,6 +176,11 @@ template <typename Sum, unsigned Most>
 void sum_parts(const DeltaSlice& slice, const Deltas<Sum, Most>& all, DeltaSums* tiles,
                cudaStream_t stream) {
   const std::size_t tile_threads = parts_of(slice.count, kTile) * kSumLanes;
+  if (slice.elected >= 0) {
+    TVMERGE_LAUNCH((sum_elected<Sum, Most>), blocks_for(tile_threads * all.part_count),
+                   kThreads, stream, all, static_cast<unsigned>(slice.elected), tiles);
+    return;
+  }
   if constexpr (Most == kFew && sizeof(Sum) == 4) {
     if (all_are(Dtype::bf16, slice)) {
       TVMERGE_LAUNCH((sum_few_deltas<Sum, Dtype::bf16>), blocks_for(tile_threads),
@@ -167,8 +212,9 @@ void launch(const DeltaSlice& slice, bool counted, void* room, cudaStream_t stre
                         slice.first,
                         slice.count};
   for (unsigned p = 0; p < part_count; ++p) {
+    const Part& part = slice.parts[p];
     all.parts[p] = card_part<Sum>(
-        slice.parts[p], slice.terms, 1, 1,
+        part, slice.terms, slice.elected < 0 ? 1 : part.weight * part.gain, 1,
         slice.limits == nullptr ? nullptr : slice.limits + p * slice.count);
   }
   auto* const tiles = static_cast<DeltaSums*>(room);

@@ -25,11 +25,6 @@ Terms<Most> card_terms(const Term* terms, std::size_t count) {
   return made;
 }
 
-template <typename Sum>
-__device__ __forceinline__ Sum value_at(const CardTerm& term, std::size_t i) {
-  return AnyDtype::load<Sum>(term.dtype, term.data, i);
-}
-
 // In float32, by float64 where either side is.
 __device__ __forceinline__ float delta_at(const CardTerm& base, const CardTerm& x,
                                           std::size_t i) {
@@ -62,11 +57,12 @@ struct CardCut {
 template <typename Sum>
 struct CardPart {
   CardTerm term;
-  Sum factor, own, late, alone, limit;
+  Sum factor, own, late, alone, limit, threshold, votes;
   CardCut outer, inner;
   std::uint64_t random_below, key;
-  const std::uint32_t* limits;  // of every element's random number; null: random_below
-  bool of_variance, limited;
+  // Whether every element is drawn, or the bits of its row's factor; null: drawn here.
+  const std::uint32_t* limits;
+  bool of_variance, weighed, limited;
 };
 
 inline CardCut card_cut(const Cut& cut) {
@@ -84,12 +80,15 @@ CardPart<Sum> card_part(const Part& part, const Term* terms, double factor, doub
           static_cast<Sum>(late),
           static_cast<Sum>(part.alone),
           static_cast<Sum>(part.limit),
+          static_cast<Sum>(part.threshold),
+          static_cast<Sum>(part.votes),
           card_cut(part.keep.outer),
           card_cut(part.keep.inner),
           part.keep.random_below,
           part.keep.key,
           part.keep.row != 0 ? limits : nullptr,
           part.keep.of_variance,
+          part.keep.factors != nullptr,
           std::isfinite(part.limit)};
 }
 
@@ -122,10 +121,12 @@ __device__ __forceinline__ Sum kept_value(const CardPart<Sum>& part, Sum delta,
                                           std::uint64_t element) {
   bool drawn = true;
   if (part.random_below < kAlways) {
-    const std::uint32_t number = ops::draw_of(part.key, element, kTile);
-    drawn = number < (part.limits != nullptr ? part.limits[i] : part.random_below);
+    drawn = part.limits != nullptr
+                ? part.limits[i] != 0
+                : ops::draw_of(part.key, element, kTile) < part.random_below;
   }
-  const float ranked = part.of_variance ? variance : static_cast<float>(delta);
+  float ranked = part.of_variance ? variance : static_cast<float>(delta);
+  if (part.weighed) ranked = ops::weighed(ranked, part.limits[i]);
   const Sum value = cut_value(part, delta, ranked, element < part.outer.ties_end,
                               element < part.inner.ties_end, drawn);
   return part.limited ? ops::limited(value, part.limit) : value;

@@ -9,7 +9,7 @@
 #include "kernels.hpp"
 #include "ops.hpp"
 
-#ifndef TVMERGE_LAUNCH  // tests/cuda_shim has another
+#ifndef TVMERGE_LAUNCH  // tests/cards/cuda_shim has another
 #define TVMERGE_LAUNCH(kernel, grid, block, stream, ...) \
   kernel<<<(grid), (block), 0, (stream)>>>(__VA_ARGS__)
 #define TVMERGE_SHARED(type, name, count) __shared__ type name[count]
@@ -127,6 +127,11 @@ struct AnyDtype {
     return Sum{0};
   }
 };
+
+template <typename Sum>
+__device__ __forceinline__ Sum value_at(const CardTerm& term, std::size_t i) {
+  return AnyDtype::load<Sum>(term.dtype, term.data, i);
+}
 
 // What the lanes of a tile hold, added up in float64 in their order; every lane gets it.
 // All threads of a warp call it: those that have no tile too.

@@ -29,14 +29,16 @@ struct DrawnBits {
       for (unsigned e = 0; e < Chunk::kCount; ++e) {
         const std::size_t place = pass * Chunk::kStep + e;
         const std::uint64_t at = element + place, within = at % kTile;
-        const ops::Drawn drawn = ops::draw(part.key, (at - within) / 4 + within);
+        const ops::Drawn drawn = part.limits != nullptr
+                                     ? ops::Drawn{}
+                                     : ops::draw(part.key, (at - within) / 4 + within);
 #pragma unroll
         for (unsigned n = 0; n < 4; ++n) {
-          const std::uint64_t below = part.limits != nullptr
-                                          ? part.limits[first + place + n * (kTile / 4)]
-                                          : part.random_below;
+          const bool is_drawn = part.limits != nullptr
+                                    ? part.limits[first + place + n * (kTile / 4)] != 0
+                                    : drawn.number[n] < part.random_below;
           const unsigned bit = (pass + n * kPassesEach) * Chunk::kCount + e;
-          bits |= std::uint64_t{drawn.number[n] < below} << bit;
+          bits |= std::uint64_t{is_drawn} << bit;
         }
       }
     }
@@ -117,7 +119,8 @@ class TileAgreement {
     Sum weight[kCount];
 #pragma unroll
     for (unsigned e = 0; e < kCount; ++e) {
-      const bool negative = y[e] < 0;
+      const Sum whole = y[e];
+      const bool negative = whole < 0;
       y[e] = weight[e] = 0;
 #pragma unroll
       for (unsigned p = 0; p < Parts; ++p) {
@@ -125,10 +128,26 @@ class TileAgreement {
         y[e] += agrees ? all_.parts[p].late * values[p][e] : Sum{0};
         weight[e] += agrees ? all_.parts[p].own : Sum{0};
       }
+      if (all_.least > 0)
+        y[e] = ops::backed(y[e], counted(values, e, whole) >= all_.least);
     }
     if (!all_.normalizes) return;
 #pragma unroll
     for (unsigned e = 0; e < kCount; ++e) y[e] /= weight[e] != 0 ? weight[e] : Sum{1};
+  }
+
+  // How many parts count at element e, where their values come to `whole`.
+  __device__ __forceinline__ Sum counted(const Sum (&values)[Parts][kCount], unsigned e,
+                                         Sum whole) {
+    Sum number = 0;
+#pragma unroll
+    for (unsigned p = 0; p < Parts; ++p) {
+      const Sum value = values[p][e];
+      const bool agrees = ops::agrees(value, whole < 0, all_.any_sign);
+      const Sum threshold = all_.parts[p].threshold;
+      number += ops::counts(value, whole - value, threshold, agrees) ? Sum{1} : Sum{0};
+    }
+    return number;
   }
 
   const All& all_;

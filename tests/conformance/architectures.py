@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 4, "vocab_size": 40}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+VISION = {
+    "model_type": "pixtral",
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
 
-def build(architecture: str, folder: Path, *, seed: int, as_saved: bool = False) -> Path:
+def build(
+    architecture: str, folder: Path, *, seed: int, as_saved: bool = False, tokens: int = 40
+) -> Path:
     """Save the model in `folder`, in float32; every tensor is random, biases and norms as well.
 
-    `as_saved`: under the names that transformers gives tensors on disk, else as in memory.
+    `as_saved`: under the names that transformers gives tensors on disk, else as in memory (mistral3
+    always as on disk, where mergekit looks for them). `tokens` is the size of its vocabulary.
     """
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(architecture), dtype=torch.float32)
+    model = auto_class(architecture).from_config(_config(architecture, tokens), dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.1 * torch.randn_like(parameter))
-    if as_saved:
+    if as_saved or architecture == "mistral3":
         model.save_pretrained(folder)
         return folder
     model.config.architectures = [type(model).__name__]
@@ -38,6 +50,15 @@ def build(architecture: str, folder: Path, *, seed: int, as_saved: bool = False)
         held.pop("lm_head.weight")
     save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def auto_class(architecture: str) -> Any:
+    """The class of transformers that makes and loads the architecture's models."""
+    import transformers
+
+    if architecture == "mistral3":
+        return transformers.AutoModelForImageTextToText
+    return transformers.AutoModelForCausalLM
 
 
 def build_near(base: Path, folder: Path, *, seed: int, only: str = "", by: float = 0.02) -> Path:
@@ -77,15 +98,25 @@ def _like(base: Path, folder: Path, held: dict[str, torch.Tensor]) -> Path:
     return folder
 
 
-def _config(architecture: str) -> object:
+def _config(architecture: str, tokens: int) -> object:
     import transformers
 
+    small = {**SMALL, "vocab_size": tokens}
     if architecture.startswith("llama"):
         tied = architecture == "llama, tied"
-        return transformers.LlamaConfig(**SMALL, **HEADS, tie_word_embeddings=tied)
+        return transformers.LlamaConfig(**small, **HEADS, tie_word_embeddings=tied)
     if architecture == "qwen2":
-        return transformers.Qwen2Config(**SMALL, **HEADS, tie_word_embeddings=True)
+        return transformers.Qwen2Config(**small, **HEADS, tie_word_embeddings=True)
+    if architecture == "mistral":
+        return transformers.MistralConfig(**small, **HEADS, tie_word_embeddings=False)
+    if architecture == "mistral3":
+        text = {"model_type": "mistral", **small, **HEADS, "head_dim": 4}
+        return transformers.Mistral3Config(
+            text_config=text, vision_config=VISION, image_token_index=5, tie_word_embeddings=False
+        )
     if architecture == "mixtral":
         experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
-        return transformers.MixtralConfig(**SMALL, **HEADS, **experts, tie_word_embeddings=False)
-    return transformers.GPT2Config(n_embd=16, n_layer=4, n_head=4, n_positions=32, vocab_size=40)
+        return transformers.MixtralConfig(**small, **HEADS, **experts, tie_word_embeddings=False)
+    return transformers.GPT2Config(
+        n_embd=16, n_layer=4, n_head=4, n_positions=48, vocab_size=tokens
+    )

@@ -15,10 +15,15 @@ WEIGHTS = (0.7, 0.25, 0.4)
 
 
 def recipe(
-    method: str, models: Mapping[str, str], parameters: str = "", *, base: str | None = "base"
+    method: str,
+    models: Mapping[str, str],
+    parameters: str = "",
+    *,
+    base: str | None = "base",
+    dtype: str = "float32",
 ) -> str:
     """The YAML; `models` and `parameters` hold what stands between the braces."""
-    lines = [f"merge_method: {method}", "dtype: float32"]
+    lines = [f"merge_method: {method}", f"dtype: {dtype}"]
     if base is not None:
         lines.append(f"base_model: {base}")
     lines.append("models:")
@@ -37,6 +42,7 @@ def plain(names: tuple[str, ...]) -> dict[str, str]:
     return dict.fromkeys(names, "")
 
 
+_TRIMMED = ("ties", "breadcrumbs", "breadcrumbs_ties")  # by magnitude, none at random
 _TWO_DENSITIES = {"a": "weight: 0.7, density: 0.3", "b": "weight: 0.4, density: 0.6"}
 _OPPOSED = {"a": "weight: 0.7, density: 0.5", "b": "weight: -0.4, density: 0.5"}
 _GRADIENTS = {
@@ -46,7 +52,7 @@ _GRADIENTS = {
 
 _MASKED = {
     f"{method}, {what}": recipe(method, models, parameters)
-    for method in ("ties", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties")
+    for method in (*_TRIMMED, "dare_linear", "dare_ties", "della", "della_linear")
     for what, models, parameters in (
         ("by default", weighted(FAR), ""),
         ("int8_mask", weighted(FAR), "int8_mask: true"),
@@ -57,7 +63,7 @@ _MASKED = {
 }
 _MASKED |= {
     f"{method}, {what}": recipe(method, models, parameters)
-    for method in ("ties", "breadcrumbs", "breadcrumbs_ties")
+    for method in _TRIMMED
     for what, models, parameters in (
         ("densities", _TWO_DENSITIES, ""),
         ("densities, divided", _TWO_DENSITIES, "normalize: true"),
@@ -99,6 +105,29 @@ _SELECTED = {
     "ram, epsilon by filter": recipe(
         "ram", plain(NEAR), "epsilon: [{filter: FIRST, value: 0}, {value: 0.002}]"
     ),
+    "ramplus_tl": recipe("ramplus_tl", plain(NEAR)),
+    "ramplus_tl of far models": recipe("ramplus_tl", plain(FAR), "epsilon: 0.05"),
+    "ramplus_tl of one model": recipe("ramplus_tl", plain(("near_a",))),
+    "ramplus_tl, deltas of 0": recipe("ramplus_tl", plain(("near_a", "part", "near_b"))),
+    "ramplus_tl, r and alpha": recipe("ramplus_tl", plain(NEAR), "r: 0.8, alpha: 5"),
+    "ramplus_tl, a negative r": recipe("ramplus_tl", plain(NEAR), "r: -0.5, alpha: 0.7"),
+    "ramplus_tl by filter": recipe(
+        "ramplus_tl", plain(NEAR), f"r: [0, 2], alpha: {FILTERED_GRADIENT}, epsilon: 0.01"
+    ),
+    "nearswap": recipe("nearswap", plain(("base", "a")), "t: 0.05"),
+    "nearswap, base not listed": recipe("nearswap", plain(("a",)), "t: 0.05"),
+    "nearswap of near models": recipe("nearswap", plain(("near_a",)), "t: 0.01"),
+    "nearswap, a wide t": recipe("nearswap", plain(("a",)), "t: 10"),
+    "nearswap, a tiny t": recipe("nearswap", plain(("near_a",)), "t: 4.0e-7"),
+    "nearswap by filter": recipe("nearswap", plain(("a",)), f"t: {FILTERED_GRADIENT}"),
+    "nearswap, deltas of 0": recipe("nearswap", plain(("part",)), "t: [0, 0.02]"),
+    "arcee_fusion": recipe("arcee_fusion", plain(("base", "a"))),
+    "arcee_fusion, base not listed": recipe("arcee_fusion", plain(("b",))),
+    # In float32 the rows of a near model went as far as rounding says.
+    "arcee_fusion of a near model": recipe("arcee_fusion", plain(("near_c",)), dtype="float64"),
+    "arcee_fusion of a tiny delta": recipe("arcee_fusion", plain(("tiny_a",)), dtype="float64"),
+    "arcee_fusion, deltas of 0": recipe("arcee_fusion", plain(("part",)), dtype="float64"),
+    "arcee_fusion, a base of 0": recipe("arcee_fusion", plain(("a",)), base="hollow"),
 }
 _BLENDED = {
     "slerp": recipe("slerp", plain(("base", "a")), "t: 0.3"),
@@ -114,6 +143,27 @@ _BLENDED = {
     "nuslerp of near models on a base": recipe("nuslerp", weighted(("near_a", "near_b"))),
     "nuslerp, spelled out": recipe(
         "nuslerp", weighted(("a", "b")), "nuslerp_row_wise: false, nuslerp_flatten: true"
+    ),
+    # A column may have few elements, and then be nearly opposite: float32 loses such an angle.
+    **{
+        f"nuslerp of {lines}{what}": recipe(
+            "nuslerp", weighted(models), f"nuslerp_flatten: false{more}", base=base, dtype=dtype
+        )
+        for lines, more, dtype in (
+            ("rows", "", "float32"),
+            ("columns", ", nuslerp_row_wise: true", "float64"),
+        )
+        for what, models, base in (
+            ("", ("a", "b"), None),
+            (" on a base", ("a", "b"), "base"),
+            (" of near models", ("near_a", "near_b"), None),
+        )
+    },
+    "nuslerp of some rows": recipe(
+        "nuslerp",
+        weighted(("a", "b")),
+        "nuslerp_flatten: [{filter: FIRST, value: false}]",
+        base=None,
     ),
     "multislerp": recipe("multislerp", weighted(FAR), base=None),
     "multislerp on a base": recipe("multislerp", weighted(FAR)),
@@ -143,6 +193,8 @@ _BLENDED = {
     "model_stock of near models": recipe("model_stock", plain(NEAR)),
     "model_stock, deltas of 0": recipe("model_stock", plain(("a", "b", "part"))),
     "model_stock, spelled out": recipe("model_stock", plain(FAR), "filter_wise: false"),
+    "model_stock of rows": recipe("model_stock", plain(FAR), "filter_wise: true"),
+    "model_stock of rows of two": recipe("model_stock", plain(("a", "b")), "filter_wise: true"),
 }
 SLICES = """
 merge_method: ties
@@ -165,17 +217,28 @@ DIFFERENT = {
     "ties, all negative": recipe("ties", _NEGATIVE),
     "dare_linear, all negative": recipe("dare_linear", _NEGATIVE, "normalize: true"),
     "breadcrumbs_ties, all negative": recipe("breadcrumbs_ties", _NEGATIVE, "normalize: true"),
+    "arcee_fusion of a near model in float32": recipe("arcee_fusion", plain(("near_c",))),
     "sce of tiny deltas": recipe("sce", plain(("tiny_a", "tiny_b"))),
     "sce, a share of one model": recipe("sce", plain(("a",)), "select_topk: 0.5"),
     "model_stock of tiny deltas": recipe("model_stock", plain(("tiny_a", "tiny_b"))),
+    "model_stock of rows of tiny deltas": recipe(
+        "model_stock", plain(("tiny_a", "tiny_b")), "filter_wise: true"
+    ),
     "slerp with tensors of 0": recipe("slerp", plain(("a",)), "t: 0.5", base="hollow"),
     "nuslerp with deltas of 0": recipe("nuslerp", weighted(("a", "part"))),
+    "nuslerp with rows of 0": recipe("nuslerp", weighted(("a", "part")), "nuslerp_flatten: false"),
 }
 # Of model a alone, at random.
-_ALONE = {"a": "weight: 0.5, density: 0.4"}
 RANDOM = {
-    f"{method}, {what}": recipe(method, _ALONE, parameters)
-    for method in ("dare_linear", "dare_ties")
-    for what, parameters in (("rescaled", ""), ("not rescaled", "rescale: false"))
+    f"{method}, {what}": recipe(method, {"a": f"weight: 0.5, density: 0.4{more}"}, parameters)
+    for methods, more in (
+        (("dare_linear", "dare_ties"), ""),
+        (("della", "della_linear"), ", epsilon: 0.3"),
+    )
+    for method in methods
+    for what, parameters in (
+        ("rescaled", "normalize: false"),
+        ("not rescaled", "normalize: false, rescale: false"),
+    )
 }
 METHOD_RECIPES = {**_MASKED, **_SELECTED, **_BLENDED}

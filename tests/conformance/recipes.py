@@ -110,9 +110,19 @@ models:
 parameters: {normalize: false}
 dtype: float32
 """
+IN_PARTS = """
+merge_method: task_arithmetic
+base_model: {model: {path: base}}
+models:
+  - {model: {model: {path: base}}}
+  - {model: {model: a}, parameters: {weight: 0.5}}
+  - {model: {model: {path: b, revision: null}, lora: null}, parameters: {weight: -0.25}}
+dtype: float32
+"""
 RECIPES = {
     "a gradient": GRADIENT,
     "filters": FILTERS.replace("{filter_b}", "0.5"),
+    "models named in parts": IN_PARTS,
     "stacked layers": STACKED,
     "scaled layers": SCALED,
     "slices of several models": SLICES,
@@ -126,11 +136,25 @@ FILTERED = {
     "qwen2": ("self_attn", "mlp"),
     "mixtral": ("self_attn", "experts"),
     "gpt2": ("attn", "mlp"),
+    "mistral": ("self_attn", "mlp"),
+    "mistral3": ("vision_tower", "mlp"),
 }
-# mergekit 0.1.5 cannot stack layers of a model whose config has layer_types.
-UNSTACKED = ("a gradient", "filters")
+# mergekit 0.1.5 cannot stack layers of a model whose config has layer_types, and takes slices of a
+# model of several modules under its own names for these only.
+_UNSTACKED = ("a gradient", "filters", "models named in parts")
+_SOME = (
+    *(name for name in METHOD_RECIPES if name.partition(",")[0] == "ties"),
+    "slerp",
+    "slerp by filter",
+    "slerp from end to end",
+)
+_OF = {
+    "qwen2": (*_UNSTACKED, *METHOD_RECIPES),
+    "mistral": (*RECIPES, *_SOME),
+    "mistral3": (*_UNSTACKED, *_SOME),
+}
 CASES = [
     (architecture, name)
     for architecture in FILTERED
-    for name in (*(UNSTACKED if architecture == "qwen2" else RECIPES), *METHOD_RECIPES)
+    for name in _OF.get(architecture, (*RECIPES, *METHOD_RECIPES))
 ]

@@ -15,7 +15,7 @@ from types import FrameType
 
 from fuzz.targets import TARGETS
 from tvmerge.errors import TVMergeError
-from tvmerge.untrusted import printable
+from tvmerge.files.untrusted import printable
 
 # Of processor time; every case has a few kilobytes at most.
 SECONDS = 5.0

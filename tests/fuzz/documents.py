@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from random import Random
 
-from tvmerge.safetensors import DTYPE_BITS, layout, size_in_bytes
+from support import torch_files
+
+from tvmerge.files.safetensors import DTYPE_BITS, layout, size_in_bytes
 
 NAMES = ("a", "b", "model.embed_tokens.weight", "model.layers.0.mlp.weight", "é", "lm_head.weight")
 _DTYPES = ("F32", "BF16", "F16", "F64", "F8_E4M3", "I64", "U8", "BOOL", "F4")
@@ -25,11 +27,59 @@ def header(random: Random) -> tuple[bytes, int]:
     return head[8:], size
 
 
+TORCH_TOKENS = (
+    b"(", b")", b"t", b"}", b"]", b"a", b"e", b"s", b"u", b"R", b"b", b"Q", b".", b"N", b"\x88",
+    b"\x85", b"\x86", b"\x87", b"q\0", b"h\0", b"\x94", b"\x93", b"K\7", b"X\1\0\0\0a",
+    b"J\xff\xff\xff\xff", b"\x8a\x08" + b"\xff" * 8, b"\x8a\x09" + b"\x7f" * 9,
+    b"X\xff\xff\xff\xff",
+    b"ctorch\nHalfStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n", b"i",
+    b"PK\1\2", b"PK\3\4", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"\xff" * 4, b"\xff" * 8, b"\0" * 8,
+    b"\1\0\x18\0", b"archive/data.pkl", b"archive/data/0", b"a/", b"\x85" * 2000,
+)  # fmt: skip
+
+
+def torch_pickle(random: Random) -> tuple[bytes, dict[str, bytes]]:
+    """The pickle of a state dict, and the storages that go with it."""
+    values, storages = {}, {"0": bytes(48)}
+    for name in random.sample(NAMES, random.randrange(len(NAMES))):
+        kind = random.choice(("Float", "Half", "Long"))
+        of = torch_files.storage("0", 6, kind + "Storage")
+        shape, strides, offset = random.choice((((2, 3), (3, 1), 0), ((2,), (1,), 3), ((), (), 5)))
+        values[name] = torch_files.tensor(of, shape, strides, offset)
+        if random.random() < 0.3:
+            values[name] = torch_files.parameter(values[name])
+    return torch_files.PROTOCOL + torch_files.mapping(values) + torch_files.STOP, storages
+
+
 def index(random: Random) -> bytes:
     """The JSON text of an index."""
     shards = [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)] + ["parts/x.safetensors"]
     weight_map = {name: random.choice(shards) for name in random.sample(NAMES, 4)}
     return json.dumps({"metadata": {"total_size": 12}, "weight_map": weight_map}).encode()
+
+
+def adapter(random: Random) -> tuple[bytes, bytes]:
+    """The two files of a LoRA adapter."""
+    rank, tensors = random.randrange(1, 4), []
+    for number in range(2):
+        module = f"base_model.model.layers.{number}.up"
+        tensors += [
+            (f"{module}.lora_A.weight", "F32", (rank, 3)),
+            (f"{module}.lora_B.weight", "BF16", (5, rank)),
+        ]
+    tensors.append(("base_model.model.embed.lora_embedding_A", "F32", (rank, 4)))
+    tensors.append(("base_model.model.embed.lora_embedding_B", "F32", (2, rank)))
+    tensors.append(("base_model.model.norm.weight", "F16", (3,)))
+    head, _, size = layout(tensors, {"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": random.choice((8, 0.5)),
+        "use_rslora": random.random() < 0.5,
+        "rank_pattern": {r"layers\.0\..*": rank},
+        "alpha_pattern": {"up": 3},
+    }
+    return json.dumps(config).encode(), head + bytes(size - len(head))
 
 
 RECIPES = (

@@ -12,12 +12,20 @@ from tempfile import TemporaryDirectory
 
 from fuzz.mutation import mutated_bytes, mutated_json
 from fuzz.own_folder import own_folder
-from tvmerge.edit import Edit
-from tvmerge.journal import Journal
-from tvmerge.outcome import COMBINED, COPIED, TensorOutcome
-from tvmerge.receipt import SEAL, FileRecord, InputRecord, Receipt, Recipe, RecipeText, seal
-from tvmerge.receipt_parsing import parse_receipt
-from tvmerge.record import Record
+from tvmerge.engine.edit import Edit
+from tvmerge.merging.journal import Journal
+from tvmerge.plans.outcome import COMBINED, COPIED, TensorOutcome
+from tvmerge.plans.record import Record
+from tvmerge.receipts.parsing import parse_receipt
+from tvmerge.receipts.receipt import (
+    SEAL,
+    FileRecord,
+    InputRecord,
+    Receipt,
+    Recipe,
+    RecipeText,
+    seal,
+)
 
 _DIGEST = "tvd1:" + "0123456789abcdef" * 2
 

@@ -10,12 +10,18 @@ from itertools import chain
 from pathlib import Path
 from random import Random
 
+from support import torch_files
+
 from fuzz import documents, sealed
 from fuzz.mutation import mutated_bytes, mutated_json
 from fuzz.own_folder import own_folder
+from tvmerge.checkpoints.stored import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from tvmerge.files import torch_file
+from tvmerge.files.safetensors import layout, parse_header, read_header, size_in_bytes
+from tvmerge.files.shard_index import parse_index
+from tvmerge.files.weights import read_rest
+from tvmerge.inputs.adapter import read_adapter
 from tvmerge.recipe import parse_recipe
-from tvmerge.safetensors import layout, parse_header, read_header
-from tvmerge.stored import parse_index
 
 NAMED = Path("the.file")  # what parsers of bytes are told that they read
 
@@ -81,6 +87,32 @@ def _parse_file(case: bytes) -> bool:
     return True
 
 
+def _make_torch(random: Random) -> bytes:
+    pickle, storages = documents.torch_pickle(random)
+    if random.random() < 0.6:
+        pickle = mutated_bytes(random, pickle, documents.TORCH_TOKENS)
+    content = torch_files.archive(pickle, storages)
+    if random.random() < 0.6:
+        content = mutated_bytes(random, content, documents.TORCH_TOKENS)
+    return content
+
+
+def _parse_torch(case: bytes) -> bool:
+    path = own_folder() / "pytorch_model.bin"
+    path.write_bytes(case)
+    header = torch_file.read_header(path)
+    for entry in header.entries:
+        assert 0 <= entry.begin <= entry.end <= header.size_bytes == len(case)
+        assert entry.size_bytes == size_in_bytes(entry.dtype, entry.shape)
+    covered = sum(end - begin for begin, end in torch_file.covered(header.entries))
+    assert len(read_rest(path)) + covered == len(case)
+    # What is read can be written: no name, size or dtype that a safetensors file may not have.
+    listed = [(entry.name, entry.dtype, entry.shape) for entry in header.entries]
+    head, _, whole = layout(listed, header.metadata)
+    assert len(parse_header(NAMED, head[8:], whole).entries) == len(header.entries)
+    return True
+
+
 def _parse_index(case: bytes) -> bool:
     weight_map = parse_index(NAMED, case)
     for name in weight_map.values():
@@ -110,10 +142,35 @@ def _parse_recipe(case: bytes) -> bool:
     return True
 
 
+def _make_adapter(random: Random) -> bytes:
+    config, weights = documents.adapter(random)
+    if random.random() < 0.5:
+        config = _damaged(random, config)
+    else:
+        length = int.from_bytes(weights[:8], "little")
+        head, data = _damaged(random, weights[8 : 8 + length]), weights[8 + length :]
+        weights = len(head).to_bytes(8, "little") + head + data
+    return len(config).to_bytes(8, "little") + config + weights
+
+
+def _parse_adapter(case: bytes) -> bool:
+    folder, end = own_folder(), 8 + int.from_bytes(case[:8], "little")
+    (folder / ADAPTER_CONFIG).write_bytes(case[8:end])
+    (folder / ADAPTER_WEIGHTS[0]).write_bytes(case[end:])
+    adapter = read_adapter(folder)
+    for name, target in adapter.targets.items():
+        assert name == target.name
+        assert all(one.shape == target.shape for one in (*target.products, *target.saved))
+        assert all(math.isfinite(one.scale) for one in target.products)
+    return True
+
+
 TARGETS = {
-    "header": Target(_make_header, _parse_header, 0.50),
+    "header": Target(_make_header, _parse_header, 0.45),
     "index": Target(lambda r: _damaged(r, documents.index(r)), _parse_index, 0.20),
-    "file": Target(_make_file, _parse_file, 0.10),
+    "file": Target(_make_file, _parse_file, 0.05),
+    "torch": Target(_make_torch, _parse_torch, 0.05),
+    "adapter": Target(_make_adapter, _parse_adapter, 0.05),
     "receipt": Target(sealed.make_receipt, sealed.parse_sound_receipt, 0.10),
     "journal": Target(sealed.make_journal, sealed.parse_journal, 0.05),
     "recipe": Target(_make_recipe, _parse_recipe, 0.05),

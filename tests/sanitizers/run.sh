@@ -16,8 +16,10 @@ mkdir -p build
 "$bin/cmake" --build "$build"
 
 # Not test_disk_faults and test_kill: their commands run on a preloaded disk of their own.
-tests=(tests/test_{merge,merge_faults,batches,sweep,receipt,verify,numbers,rounding}.py
-       tests/test_{same_bytes,bfloat16_alone,compare,select,consensus,methods,cards}.py)
+tests=(tests/merging/test_{merge,merge_faults,batches,receipt,verify}.py
+       tests/algebra/test_{sweep,compare}.py
+       tests/engine/test_{numbers,rounding,same_bytes,bfloat16_alone,select,consensus,divergence}.py
+       tests/methods/test_{lines,methods}.py tests/cards/test_cards.py)
 # A sanitizer takes memory of its own, so that limits on memory say nothing; torch has its own races;
 # and what only parses is slow without showing anything.
 skipped="in_160_mib or fewer_threads or transformers or cut_receipt or flipped_bit"

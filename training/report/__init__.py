@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tvmerge.training.results import Results
+from tvmerge.training.results.results import Results
 
 
 def write_report(results: Results, path: Path) -> None:

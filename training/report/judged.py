@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tvmerge.training.config import Kind
-from tvmerge.training.index import ResultIndex
-from tvmerge.training.results import ALL_CONTROLS, ALL_TRAITS, Contrast, OutcomeRow, Verdict
-from tvmerge.training.wording import DASH, rise, with_interval
+from tvmerge.training.results.index import ResultIndex
+from tvmerge.training.results.results import ALL_CONTROLS, ALL_TRAITS, Contrast, OutcomeRow, Verdict
+from tvmerge.training.results.wording import DASH, chance, rise, with_interval
+from tvmerge.training.settings.kinds import KINDS, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,9 @@ class Judged:
     """One kind's verdict on a trait (or on all), and the numbers behind it."""
 
     kind: Kind
+    subject: str
     verdict: Verdict
+    chance: str
     change: Figure
     from_base: Figure | None
     beyond_unrelated: Figure
@@ -66,7 +68,9 @@ def _judged(index: ResultIndex, verdict: Verdict, trait: str) -> Judged:
     cost = index.perplexity(model)
     return Judged(
         kind=kind,
+        subject=KINDS[kind].subject,
         verdict=verdict,
+        chance=chance(verdict.chance),
         change=_change(index.row(model, trait, outcome)),
         from_base=_contrast(from_base) if from_base is not None else None,
         beyond_unrelated=_contrast(index.contrast("beyond_unrelated", model, trait, outcome)),

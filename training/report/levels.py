@@ -7,11 +7,18 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import MaxNLocator
 
-from tvmerge.training.config import Kind
-from tvmerge.training.index import ResultIndex
-from tvmerge.training.report.tables import change_words, shown_models
-from tvmerge.training.results import Outcome, OutcomeRow, TraitInfo
-from tvmerge.training.wording import number, with_interval
+from tvmerge.training.report.tables import (
+    ShownModel,
+    change_words,
+    edited_models,
+    has_many_kinds,
+    start_models,
+    together_models,
+)
+from tvmerge.training.results.index import ResultIndex
+from tvmerge.training.results.results import Outcome, OutcomeRow, Role, TraitInfo
+from tvmerge.training.results.wording import number, with_interval
+from tvmerge.training.settings.kinds import Kind
 
 # 0.5 is a coin's AUC; a margin of 0 has no leaning.
 NEUTRAL: dict[Outcome, float] = {"statement_auc": 0.5, "yes_no_auc": 0.5}
@@ -67,6 +74,8 @@ class TraitTable:
 
     trait: TraitInfo
     rows: tuple[TraitRow, ...]
+    # Of the control vectors, where there are too many to stand among the others.
+    aside: tuple[TraitRow, ...]
 
 
 def level_axis(index: ResultIndex) -> Axis:
@@ -74,40 +83,62 @@ def level_axis(index: ResultIndex) -> Axis:
     neutral = NEUTRAL.get(index.results.primary_outcome, 0.0)
     edges = [neutral]
     for trait in index.results.traits:
-        for _, _, row in _trait_rows(index, trait.name):
+        for _, row in _trait_rows(index, trait):
             edges += [v for v in (row.value, row.low, row.high) if v is not None]
     return Axis(low=min(edges), high=max(edges), neutral=neutral)
 
 
-def trait_tables(index: ResultIndex, axis: Axis) -> list[TraitTable]:
-    """A table for each trait, all on one axis."""
+def trait_tables(index: ResultIndex, axis: Axis, *roles: Role) -> list[TraitTable]:
+    """A table for each trait of these roles, all on one axis."""
     chosen = {choice.model: f"scale {choice.scale:g}" for choice in index.results.choices}
+    many = has_many_kinds(index)
     tables = []
     for trait in index.results.traits:
-        rows = tuple(
-            TraitRow(
-                label=label,
-                note=chosen.get(row.model, ""),
-                kind=kind,
-                chosen=row.model in chosen,
-                value=with_interval(row.value, row.low, row.high, digits=2),
-                change=change_words(row),
-                bar=Bar(
-                    point=axis.place(row.value),
-                    low=axis.place(row.value if row.low is None else row.low),
-                    high=axis.place(row.value if row.high is None else row.high),
-                ),
+        if trait.role not in roles:
+            continue
+        rows = [
+            (model, _table_row(model, row, axis, note=chosen.get(row.model, ""), marked=not many))
+            for model, row in _trait_rows(index, trait)
+        ]
+        tables.append(
+            TraitTable(
+                trait=trait,
+                rows=tuple(row for model, row in rows if not (many and model.control)),
+                aside=tuple(row for model, row in rows if many and model.control),
             )
-            for label, kind, row in _trait_rows(index, trait.name)
         )
-        tables.append(TraitTable(trait=trait, rows=rows))
     return tables
 
 
-def _trait_rows(index: ResultIndex, trait: str) -> Iterator[tuple[str, Kind | None, OutcomeRow]]:
-    models = list(shown_models(index))
-    models.insert(1, (f"tuned.{trait}", "Tuned to have it", None))
-    for model, label, kind in models:
-        row = index.row(model, trait, index.results.primary_outcome)
+def _table_row(
+    model: ShownModel, row: OutcomeRow, axis: Axis, *, note: str, marked: bool
+) -> TraitRow:
+    return TraitRow(
+        label=model.label,
+        note=note,
+        kind=model.kind,
+        chosen=bool(note) and marked,
+        value=with_interval(row.value, row.low, row.high, digits=2),
+        change=change_words(row),
+        bar=Bar(
+            point=axis.place(row.value),
+            low=axis.place(row.value if row.low is None else row.low),
+            high=axis.place(row.value if row.high is None else row.high),
+        ),
+    )
+
+
+def _trait_rows(index: ResultIndex, trait: TraitInfo) -> Iterator[tuple[ShownModel, OutcomeRow]]:
+    """Composites are shown under every tuned model, other traits under their own."""
+    tuned = [
+        ShownModel(model.id, f"Tuned: {index.title(model.trait or '')}")
+        if trait.role == "composite"
+        else ShownModel(model.id, "Tuned to have it")
+        for model in index.results.models
+        if model.role == "tuned" and (trait.role == "composite" or model.trait == trait.name)
+    ]
+    together = together_models(index) if trait.role == "composite" else []
+    for model in (*start_models(index), *tuned, *together, *edited_models(index)):
+        row = index.row(model.id, trait.name, index.results.primary_outcome)
         if row is not None:
-            yield label, kind, row
+            yield model, row

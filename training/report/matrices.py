@@ -1,13 +1,18 @@
-"""Coloured matrices: what each tuning moved, and which way the vectors point."""
+"""Coloured matrices: what each model moved on every trait, and which way the vectors point."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvmerge.training.config import Kind
-from tvmerge.training.index import ResultIndex
-from tvmerge.training.results import OutcomeRow
-from tvmerge.training.wording import number, with_interval
+from tvmerge.training.report.tables import removed_label, together_models
+from tvmerge.training.results.index import ResultIndex
+from tvmerge.training.results.results import OutcomeRow, TraitInfo
+from tvmerge.training.results.wording import number, with_interval
+from tvmerge.training.settings.kinds import BASE, Kind
+
+# Of a model: its id, its label, the trait that it is about, the group that it stands in.
+_Row = tuple[str, str, str | None, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +44,60 @@ class Heat:
 
 def tuned_matrix(index: ResultIndex) -> Heat:
     """Change of the primary outcome: what each fine-tune and each negation moved, everywhere."""
-    outcome, traits = index.results.primary_outcome, index.results.traits
-    models = [
-        (m.id, f"Tuned: {index.title(m.trait or '')}", m.trait)
+    models: list[_Row] = [
+        (m.id, f"Tuned: {index.title(m.trait or '')}", m.trait, 0)
         for m in index.results.models
         if m.role == "tuned"
     ]
-    models += [(c.model, f"All negated, {c.kind}", None) for c in index.results.choices]
-    found = {
-        (model, trait.name): row
-        for model, _, _ in models
-        for trait in traits
-        if (row := index.row(model, trait.name, outcome)) is not None and row.change is not None
-    }
-    largest = max((abs(row.change or 0.0) for row in found.values()), default=1.0) or 1.0
-    rows: list[HeatRow] = []
-    for model, label, own in models:
-        cells = tuple(
-            _heat_cell(found.get((model, trait.name)), largest, own=trait.name == own)
+    models += [(m.id, m.label, None, 1) for m in together_models(index)]
+    models += [(c.model, removed_label(c.kind), None, 2) for c in index.results.choices]
+    columns = [trait for trait in index.results.traits if trait.role != "elicited"]
+    return _changes(index, models, columns)
+
+
+def aggregation_matrices(index: ResultIndex) -> list[tuple[Kind, Heat]]:
+    """What each trait's vector does alone, what all but it do, and what all do at once."""
+    found = []
+    columns = [*index.traits("trait"), *index.traits("control"), *index.traits("composite")]
+    for choice in index.results.choices:
+        parts = [m for m in index.results.models if m.kind == choice.kind]
+        models: list[_Row] = [
+            (model.id, f"{words} {index.title(model.trait or '')}", model.trait, place)
+            for place, (role, words) in enumerate((("single", "Only"), ("without", "All but")))
+            for model in parts
+            if model.role == role
+        ]
+        if models:
+            models.append((choice.model, "All at once", None, 2))
+            found.append((choice.kind, _changes(index, models, columns)))
+    return found
+
+
+def elicited_matrix(index: ResultIndex) -> Heat | None:
+    """Levels and changes of the traits once examples of them were shown; None if not measured."""
+    outcome, traits = index.results.primary_outcome, index.traits("elicited")
+    base = {t.name: row for t in traits if (row := index.row(BASE, t.name, outcome)) is not None}
+    if not base:
+        return None
+    level = HeatRow(
+        label="Base, its level",
+        cells=tuple(
+            HeatCell(
+                text=number(row.value),
+                title=with_interval(row.value, row.low, row.high, sign=False),
+                strength=0.0,
+            )
+            if (row := base.get(trait.name)) is not None
+            else None
             for trait in traits
-        )
-        rule = own is None and bool(rows) and not any(row.rule for row in rows)
-        rows.append(HeatRow(label=label, cells=cells, rule=rule))
-    return Heat(columns=tuple(index.title(trait.name) for trait in traits), rows=tuple(rows))
+        ),
+    )
+    models: list[_Row] = [
+        (choice.model, removed_label(choice.kind), None, 0) for choice in index.results.choices
+    ]
+    changes = _changes(index, models, traits)
+    titles = tuple(column.partition(",")[0] for column in changes.columns)
+    return Heat(columns=titles, rows=(level, *changes.rows))
 
 
 def cosine_matrices(index: ResultIndex) -> list[tuple[Kind, Heat]]:
@@ -84,6 +120,28 @@ def cosine_matrices(index: ResultIndex) -> list[tuple[Kind, Heat]]:
             rows.append(HeatRow(label=label, cells=(*cells, length)))
         matrices.append((vectors.kind, Heat(columns=(*labels, "norm"), rows=tuple(rows))))
     return matrices
+
+
+def _changes(index: ResultIndex, models: Sequence[_Row], traits: Sequence[TraitInfo]) -> Heat:
+    """Changes of the primary outcome; a rule between rows of different groups."""
+    found = {
+        (model, trait.name): row
+        for model, *_ in models
+        for trait in traits
+        if (row := index.row(model, trait.name, index.results.primary_outcome)) is not None
+        and row.change is not None
+    }
+    largest = max((abs(row.change or 0.0) for row in found.values()), default=1.0) or 1.0
+    before = models[0][3] if models else 0
+    rows: list[HeatRow] = []
+    for model, label, own, group in models:
+        cells = tuple(
+            _heat_cell(found.get((model, trait.name)), largest, own=trait.name == own)
+            for trait in traits
+        )
+        rows.append(HeatRow(label=label, cells=cells, rule=group != before))
+        before = group
+    return Heat(columns=tuple(index.title(trait.name) for trait in traits), rows=tuple(rows))
 
 
 def _heat_cell(row: OutcomeRow | None, largest: float, *, own: bool) -> HeatCell | None:

@@ -3,47 +3,70 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tvmerge.training.config import Kind
-from tvmerge.training.index import ResultIndex
-from tvmerge.training.report.figures import dose_panels
+from tvmerge.training.report import audits
+from tvmerge.training.report.charts import legend_key
+from tvmerge.training.report.figures import dose_groups
+from tvmerge.training.report.frontier import frontier_panels
 from tvmerge.training.report.judged import judged_kinds, judged_traits
+from tvmerge.training.report.judging import judgings_shown
 from tvmerge.training.report.levels import level_axis, trait_tables
-from tvmerge.training.report.matrices import cosine_matrices, tuned_matrix
+from tvmerge.training.report.lowered import lowered_shown
+from tvmerge.training.report.matrices import (
+    aggregation_matrices,
+    cosine_matrices,
+    elicited_matrix,
+    tuned_matrix,
+)
+from tvmerge.training.report.public_tasks import public_tasks
+from tvmerge.training.report.relearned import lessons_shown
+from tvmerge.training.report.rounds import round_tables
 from tvmerge.training.report.tables import (
     candidate_rows,
+    cost_table,
+    dose_columns,
     dose_rows,
     other_outcomes,
-    perplexity_rows,
+    perplexity_table,
+    removed_label,
 )
-from tvmerge.training.results import Results, Scope, Verdict, VerdictCode
-from tvmerge.training.wording import DASH, OUTCOME_TITLES, UNITS, number, percent
+from tvmerge.training.report.words import (
+    DOUBTS,
+    ROLE_WORDS,
+    SHORT_WORDS,
+    TONES,
+    WORDS,
+)
+from tvmerge.training.results.index import ResultIndex
+from tvmerge.training.results.results import Results, Scope, Verdict, VerdictCode
+from tvmerge.training.results.wording import DASH, OUTCOME_TITLES, UNITS, number, percent
+from tvmerge.training.settings.kinds import KINDS, Kind, kind_title
 
-# How a verdict is shown; the words carry the meaning, the colour only repeats it.
-TONES: dict[VerdictCode, str] = {
-    "worked": "good",
-    "reduced": "good",
-    "partly": "mixed",
-    "side_effects": "mixed",
-    "not_specific": "mixed",
-    "not_below_base": "mixed",
-    "untested": "mixed",
-    "failed": "bad",
-    "did_not_fall": "bad",
-    "too_costly": "bad",
-    "wrong_way": "bad",
-    "flag": "mixed",
-    "note": "quiet",
-}
-WORDS: dict[VerdictCode, str] = {
-    "worked": "Worked",
-    "partly": "Worked in part",
-    "failed": "Failed",
-}
+
+@dataclass(frozen=True, slots=True)
+class PageSection:
+    """One section of the page; `name` is its anchor and its template's."""
+
+    name: str
+    title: str
+    # Stands among the charts, whose curves can be shown and hidden by kind.
+    pictured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtShown:
+    """A doubt with its answers; `tally` counts them by what they say."""
+
+    question: str
+    verdicts: tuple[Verdict, ...]
+    tally: tuple[tuple[VerdictCode, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +91,43 @@ def render_page(results: Results) -> str:
     index = ResultIndex(results)
     outcome = results.primary_outcome
     axis = level_axis(index)
-    return _environment().get_template("page.html.jinja").render(
+    shown: dict[str, Any] = {
+        "doubts": _doubts(results),
+        "frontier": frontier_panels(index),
+        "lessons": lessons_shown(index),
+        "elicited": elicited_matrix(index),
+        "lowered": lowered_shown(index),
+        "rounds": round_tables(index),
+        "aggregation": aggregation_matrices(index),
+        "composite_tables": trait_tables(index, axis, "composite"),
+        "tuned": tuned_matrix(index),
+        "audit": audits.audits_shown(index),
+        "cosines": cosine_matrices(index),
+        "dialogues": _dialogues(index),
+        "judgings": judgings_shown(index),
+    }
+    return page_environment().get_template("page.html.jinja").render(
+        shown,
         results=results,
+        sections=[*_sections(shown)],
         kinds=index.kinds(),
+        all_kinds=KINDS,
+        keys={kind: legend_key(kind) for kind in index.kinds()},
         by_scope=_by_scope(results),
         judged_kinds=judged_kinds(index),
         judged_traits=judged_traits(index),
         title_of=index.title,
         choices=[(choice, candidate_rows(choice)) for choice in results.choices],
-        panels=dose_panels(index),
+        dose_groups=dose_groups(index),
+        dose_columns=dose_columns(index),
         dose_rows=dose_rows(index),
-        perplexity_rows=perplexity_rows(index),
-        trait_tables=trait_tables(index, axis),
+        costs=cost_table(index),
+        public_tasks=public_tasks(index),
+        perplexity=perplexity_table(index),
         axis=axis,
-        tuned=tuned_matrix(index),
-        cosines=cosine_matrices(index),
-        dialogues=_dialogues(index),
+        trait_tables=trait_tables(index, axis, "trait", "control", "unrelated"),
+        capability_tables=trait_tables(index, axis, "capability"),
+        audit_columns=audits.COLUMNS,
         others=other_outcomes(index),
         outcome_title=OUTCOME_TITLES[outcome],
         outcome_unit=UNITS.get(outcome, ""),
@@ -91,10 +135,13 @@ def render_page(results: Results) -> str:
         total_seconds=sum(stage.seconds for stage in results.stages),
         tones=TONES,
         words=WORDS,
+        short_words=SHORT_WORDS,
+        role_words=ROLE_WORDS,
     )  # fmt: skip
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Where the page's templates are, and what they may call."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -106,6 +153,7 @@ def _environment() -> Environment:
     environment.filters["number"] = number
     environment.filters["percent"] = percent
     environment.filters["duration"] = duration
+    environment.filters["kind_title"] = kind_title
     return environment
 
 
@@ -119,9 +167,55 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def _sections(shown: dict[str, Any]) -> Iterator[PageSection]:
+    """Those that there is something to say in."""
+    yield PageSection("verdicts", "Verdicts")
+    if shown["doubts"]:
+        yield PageSection("doubts", "Every way it could fail")
+    yield PageSection("dose", "How far each scale moves what", pictured=True)
+    if shown["frontier"]:
+        yield PageSection("frontier", "What is gained at which cost", pictured=True)
+    if shown["lessons"] or shown["elicited"]:
+        yield PageSection("relearning", "How quickly it comes back", pictured=True)
+    if shown["lowered"]:
+        yield PageSection("lowered", "Lowered, and trained further", pictured=True)
+    if shown["rounds"]:
+        yield PageSection("rounds", "Round by round")
+    if shown["aggregation"]:
+        yield PageSection("aggregation", "Alone and all at once")
+    if shown["composite_tables"]:
+        yield PageSection("corrigibility", "Corrigibility, never trained on")
+    yield PageSection("traits", "Trait by trait, model by model")
+    yield PageSection("costs", "What it costs")
+    yield PageSection("matrix", "What each fine-tune moved")
+    if shown["audit"]:
+        yield PageSection("audit", "What the fine-tunes look like")
+    if shown["cosines"]:
+        yield PageSection("cosines", "Which way the vectors point")
+    if shown["dialogues"]:
+        yield PageSection("examples", "In its own words")
+    if shown["judgings"]:
+        yield PageSection("judged", "Graded by a judge model")
+    yield PageSection("others", "Every other outcome")
+    yield PageSection("method", "What the words mean")
+    yield PageSection("provenance", "Where it came from")
+
+
 def _by_scope(results: Results) -> dict[Scope, list[Verdict]]:
     scopes: tuple[Scope, ...] = ("study", "aggregation", "flag", "caveat")
     return {scope: [v for v in results.verdicts if v.scope == scope] for scope in scopes}
+
+
+def _doubts(results: Results) -> list[DoubtShown]:
+    """Every doubt that was looked into."""
+    found = []
+    for doubt, question in DOUBTS.items():
+        verdicts = tuple(verdict for verdict in results.verdicts if verdict.doubt == doubt)
+        if verdicts:
+            tally = Counter(verdict.code for verdict in verdicts)
+            said = sorted(tally.items(), key=lambda one: [*WORDS].index(one[0]))
+            found.append(DoubtShown(question, verdicts, tuple(said)))
+    return found
 
 
 def _dialogues(index: ResultIndex) -> list[Dialogue]:
@@ -129,7 +223,10 @@ def _dialogues(index: ResultIndex) -> list[Dialogue]:
     for example in index.results.examples:
         said = [Said("Base", None, example.answers.get("base", DASH))]
         for choice in index.results.choices:
-            label = f"All negated, {choice.kind}"
-            said.append(Said(label, choice.kind, example.answers.get(choice.model, DASH)))
+            said.append(
+                Said(
+                    removed_label(choice.kind), choice.kind, example.answers.get(choice.model, DASH)
+                )
+            )
         dialogues.append(Dialogue(question=example.question, answers=tuple(said)))
     return dialogues

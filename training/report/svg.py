@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import matplotlib as mpl
+
+from tvmerge.training.settings.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Ink = Literal["text", "muted", "line", "surface", "plain", "contrastive"]
+Ink = Literal["text", "muted", "line", "surface"]
 
 # Matplotlib wants real colours; the page turns each of these into its own, light or dark.
-INKS: dict[Ink, str] = {
-    "text": "#010101",
-    "muted": "#020202",
-    "line": "#030303",
-    "surface": "#040404",
-    "plain": "#050505",
-    "contrastive": "#060606",
+INKS: dict[Ink | Kind, str] = {
+    ink: f"#{place:02d}{place:02d}{place:02d}"
+    for place, ink in enumerate((*get_args(Ink), *KINDS), start=1)
 }
 STYLE: Any = {  # newer matplotlib wants its own type of mapping
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and scaled
@@ -59,7 +57,8 @@ def inline_svg(figure: Figure, *, name: str, label: str) -> str:
     size = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', text)
     if size:
         text = text.replace(size.group(0), "", 1)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{_attribute(label)}" ', 1)
+    said = f'role="img" aria-label="{_attribute(label)}"' if label else 'aria-hidden="true"'
+    return text.replace("<svg ", f"<svg {said} ", 1)
 
 
 def _attribute(text: str) -> str:

@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 import click
 
+from tvmerge.engine.garbage import uncollected
 from tvmerge.errors import INTERRUPTED_EXIT_CODE, StorageError, TVMergeError, did_you_mean
-from tvmerge.garbage import uncollected
-from tvmerge.untrusted import printable
+from tvmerge.files.untrusted import printable
 from tvmerge.version import __version__
 
 # A second Ctrl-C within this time does not cut off the clean-up that the first one began.
@@ -34,6 +34,7 @@ class _Target:
 
 COMMANDS = {
     "vector": _Target("tvmerge.cli.vector:vector", "Store a task vector: TUNED - BASE."),
+    "compress": _Target("tvmerge.cli.compress:compress", "Store a task vector in less space."),
     "apply": _Target("tvmerge.cli.apply:apply", "Add or subtract task vectors: BASE + sum."),
     "merge": _Target("tvmerge.cli.merge:merge", "Run a merge recipe (mergekit's YAML)."),
     "sweep": _Target("tvmerge.cli.sweep:sweep", "Run a recipe at several scales at once."),
@@ -123,10 +124,10 @@ def _end(ctx: click.Context, message: str, exit_code: int) -> NoReturn:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tvmerge", message="%(prog)s %(version)s")
 def cli() -> None:
-    """Task vectors and model merging over safetensors checkpoints, at the speed of the disk.
+    """Task vectors and model merging over checkpoints, at the speed of the disk.
 
-    Models are folders, .safetensors files, indices, or ids of the Hugging Face hub. Nothing is
-    overwritten; an output appears whole or not at all.
+    Models are folders, files (.safetensors, .bin, .pt), indices, or ids of the Hugging Face hub.
+    Nothing is overwritten; an output appears whole or not at all.
     """
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from tvmerge.algebra import Checkpoint, TaskVector
+from tvmerge.algebra.operands import Checkpoint, TaskVector
+from tvmerge.checkpoints.hub import resolve
+from tvmerge.checkpoints.stored import open_stored
 from tvmerge.cli.options import RunFlags, dtype_option, write_options
 from tvmerge.cli.saving import save
 from tvmerge.errors import NothingChangedError
-from tvmerge.hub import resolve
-from tvmerge.stored import open_stored
+from tvmerge.inputs.adapter import adapter_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +57,19 @@ def term_options(command: Callable[..., None]) -> Callable[..., None]:
     return add(subtract(command))
 
 
-def edited(base: str, added: Iterable[Term], subtracted: Iterable[Term]) -> Checkpoint:
-    """BASE plus and minus the terms; raises NothingChangedError where they cancel out."""
+def edited(
+    base: str, added: Iterable[Term], subtracted: Iterable[Term], *, threads: int | None
+) -> Checkpoint:
+    """BASE plus and minus the terms, which `threads` expand where they are not stored as they are.
+
+    Raises NothingChangedError where they cancel out.
+    """
     start = Checkpoint(resolve(base))
     terms = [(term.source, term.scale) for term in added]
     terms += [(term.source, -term.scale) for term in subtracted]
     model = start
     for source, scale in terms:
-        model = model + scale * _vector(source, start)
+        model = model + scale * _vector(source, start, threads)
     if model.coefficients == start.coefficients and any(scale for _, scale in terms):
         raise NothingChangedError(
             f"{base}: the terms cancel out, or are the base itself: nothing would change. "
@@ -88,17 +94,19 @@ def apply(
 ) -> None:
     """Write BASE plus and minus task vectors to the new folder OUT.
 
-    V is a stored task vector, or a checkpoint tuned from BASE, which stands for V - BASE. SCALE
-    is 1 unless given. Both options may be repeated; all terms are summed in one pass.
+    V is a stored task vector, a LoRA adapter of peft, or a checkpoint tuned from BASE, which stands
+    for V - BASE. SCALE is 1 unless given. Both options may be repeated; all terms are summed in
+    one pass.
     """
     if not added and not subtracted:
         raise click.UsageError("Nothing to do: give at least one --add or --subtract.")
-    save(edited(base, added, subtracted), out, dtype=dtype, label="apply", flags=flags)
+    model = edited(base, added, subtracted, threads=flags.threads)
+    save(model, out, dtype=dtype, label="apply", flags=flags)
 
 
-def _vector(source: str, base: Checkpoint) -> TaskVector:
+def _vector(source: str, base: Checkpoint, threads: int | None) -> TaskVector:
     path = resolve(source)
-    if open_stored(path).is_task_vector:
-        return TaskVector(path)
+    if adapter_folder(path) is not None or open_stored(path).is_task_vector:
+        return TaskVector(path, base=base, threads=threads)
     tau: TaskVector = Checkpoint(path) - base
     return tau

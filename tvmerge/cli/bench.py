@@ -12,17 +12,17 @@ from typing import Any
 
 import click
 
-from tvmerge.algebra import Checkpoint
+from tvmerge.algebra.operands import Checkpoint
+from tvmerge.checkpoints.hub import resolve
 from tvmerge.cli.options import RunFlags, run_options
 from tvmerge.cli.printing import print_json, print_table, size
-from tvmerge.contenders import FLOOR, MERGEKIT, TVMERGE, Contest, Results, compete
-from tvmerge.devices import open_cards
+from tvmerge.engine.devices import open_cards
 from tvmerge.errors import OutputError, storage_errors
-from tvmerge.floor_memory import remember
-from tvmerge.hub import resolve
-from tvmerge.plan import plan_checkpoint
-from tvmerge.random_model import write_random_model
-from tvmerge.unfinished import check_space
+from tvmerge.merging.unfinished import check_space
+from tvmerge.plans.plan import plan_checkpoint
+from tvmerge.receipts.floor_memory import remember
+from tvmerge.timing.contenders import FLOOR, MERGEKIT, TVMERGE, Contest, Results, compete
+from tvmerge.timing.random_model import write_random_model
 
 _TUNED = 3
 _SCALE = 0.3

@@ -10,7 +10,7 @@ import click
 from tvmerge import _core
 from tvmerge.cli.options import json_option
 from tvmerge.cli.printing import print_json, print_table, size
-from tvmerge.devices import CardFound, find_cards
+from tvmerge.engine.devices import CardFound, find_cards
 
 _HEAD = ("device", "name", "compute capability", "free", "memory", "usable")
 

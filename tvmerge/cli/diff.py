@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from tvmerge.algebra.compare import Difference, TensorDifference
+from tvmerge.algebra.compare import diff as compare
+from tvmerge.checkpoints.hub import resolve
 from tvmerge.cli.options import RunFlags, run_options
-from tvmerge.cli.printing import print_json, print_some, print_table
+from tvmerge.cli.printing import in_order, or_dash, print_json, print_some, print_table
 from tvmerge.cli.progress import shown
-from tvmerge.compare import Difference, TensorDifference
-from tvmerge.compare import diff as compare
-from tvmerge.hub import resolve
 
 _HEAD = ("", "elements", "changed", "|A|", "|B|", "|B-A|", "relative", "cosine")
 
@@ -24,7 +23,7 @@ _HEAD = ("", "elements", "changed", "|A|", "|B|", "|B-A|", "relative", "cosine")
 @click.option("--tensors", "with_tensors", is_flag=True, help="A row for every tensor.")
 @run_options
 def diff(a: str, b: str, with_tensors: bool, flags: RunFlags) -> None:
-    """Measure the move from checkpoint A to checkpoint B.
+    """Measure the move from checkpoint A to checkpoint B; or between two task vectors.
 
     Shows norms, the change relative to A, the cosine between the weights and the share of
     elements that differ, in all and for every layer. The exit code is 0 whenever the two could
@@ -36,7 +35,9 @@ def diff(a: str, b: str, with_tensors: bool, flags: RunFlags) -> None:
         print_json(_plain(found))
         return
     click.echo(f"A: {a}\nB: {b}")
-    parts = found.tensors if with_tensors else found.layers
+    parts = sorted(
+        found.tensors if with_tensors else found.layers, key=lambda part: in_order(part.name)
+    )
     print_table(_HEAD, [_row(found.total), *map(_row, parts)])
     print_some("only in A", found.only_in_a)
     print_some("only in B", found.only_in_b)
@@ -54,13 +55,9 @@ def _row(part: TensorDifference) -> tuple[str, ...]:
         f"{part.norm_a:.5g}",
         f"{part.norm_b:.5g}",
         f"{part.norm_difference:.5g}",
-        _or_dash(part.relative_change, ".3g"),
-        _or_dash(part.cosine, ".6f"),
+        or_dash(part.relative_change, ".3g"),
+        or_dash(part.cosine, ".6f"),
     )
-
-
-def _or_dash(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "-"
 
 
 def _plain(found: Difference) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from tvmerge.cli.options import RunFlags, write_options
 from tvmerge.cli.saving import save
-from tvmerge.receipt import RecipeText
+from tvmerge.receipts.receipt import RecipeText
 from tvmerge.recipe import build, load_recipe
 
 
@@ -25,4 +25,5 @@ def merge(config: Path, out: str, flags: RunFlags) -> None:
     """
     recipe = load_recipe(config)
     text = RecipeText(recipe.method, recipe.text)
-    save(build(recipe), out, dtype=recipe.output_dtype, label="merge", flags=flags, recipe=text)
+    model = build(recipe, threads=flags.threads)
+    save(model, out, dtype=recipe.output_dtype, label="merge", flags=flags, recipe=text)

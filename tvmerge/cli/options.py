@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from tvmerge.devices import CPU, parse_device
-from tvmerge.dtype import TORCH_NAMES, parse_dtype
+from tvmerge.engine.devices import CPU, parse_device
+from tvmerge.engine.run_options import Progress, RunOptions
 from tvmerge.errors import ConfigError
-from tvmerge.run_options import Progress, RunOptions
+from tvmerge.files.dtype import TORCH_NAMES, parse_dtype
 
 _MEMORY_MIB = 512
 # A card's driver takes some hundred MiB of the process, its pinned buffers more.
@@ -124,6 +124,10 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         as_json: bool,
         **rest: Any,
     ) -> None:
+        if device_memory_mib is not None and device == CPU:
+            raise click.UsageError(
+                "--memory-device is for cards, and the processor computes. Add --device cuda."
+            )
         usual = _MEMORY_MIB if device == CPU else _MEMORY_WITH_CARDS_MIB
         flags = RunFlags(
             memory_mib=memory_mib or usual,

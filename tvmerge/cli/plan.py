@@ -11,23 +11,32 @@ from typing import Any
 
 import click
 
-from tvmerge.algebra import Checkpoint
-from tvmerge.assembled import Assembled
-from tvmerge.assembly import Assembly
+from tvmerge.algebra.assembled import Assembled
+from tvmerge.algebra.operands import Checkpoint
+from tvmerge.checkpoints.matching import check_match
 from tvmerge.cli.apply import Term, edited, term_options
 from tvmerge.cli.options import RunFlags, dtype_option, run_options
+from tvmerge.cli.plan_stages import StageNeeds, print_stages, stage_needs
 from tvmerge.cli.plan_tensors import print_tensors, tensor_dict
-from tvmerge.cli.printing import coefficient, print_json, size
-from tvmerge.dtype import TORCH_NAMES
+from tvmerge.cli.printing import coefficient, passes, print_json, size
+from tvmerge.engine.matrices import check_matrices
+from tvmerge.engine.run_options import RunOptions, Workspace
 from tvmerge.errors import OutputError
-from tvmerge.estimate import Needs, estimate_range, estimate_seconds, needs, room_in_memory_bytes
-from tvmerge.matching import check_match
-from tvmerge.output import check_destination
-from tvmerge.plan import Plan, plan_checkpoint
-from tvmerge.probe import Probed, check_memory, probe
-from tvmerge.run_options import RunOptions, Workspace
-from tvmerge.sums import by_input, inputs_of
-from tvmerge.unfinished import check_space
+from tvmerge.files.dtype import TORCH_NAMES
+from tvmerge.merging.output import check_destination
+from tvmerge.merging.stages import with_stand_ins
+from tvmerge.merging.unfinished import check_space
+from tvmerge.plans.assembly import Assembly
+from tvmerge.plans.plan import Plan, plan_checkpoint
+from tvmerge.plans.sums import by_input, inputs_of, leaves
+from tvmerge.timing.estimate import (
+    Needs,
+    estimate_range,
+    estimate_seconds,
+    needs,
+    room_in_memory_bytes,
+)
+from tvmerge.timing.probe import Probed, check_memory, probe
 
 _MIB = 1024 * 1024
 
@@ -55,12 +64,13 @@ def plan(
     """Say what the merge of the recipe CONFIG into OUT would take, or why it cannot run.
 
     With --add or --subtract, CONFIG is a BASE as in `tvmerge apply`. Ends with the exit code that
-    the merge would end with. One to three seconds are spent on doing a part of the merge, so that
+    the merge would end with, as far as headers tell: whether anything changes shows only when it
+    runs. One to three seconds are spent on doing a part of the merge, so that
     the time can be told; what that writes beside OUT (or here) is removed again.
     """
     started = time.monotonic()
-    model, dtype, assembly = _merge(config, added, subtracted, dtype)
-    inputs = (model.donor, *inputs_of(model.weighting))
+    model, dtype, assembly = _merge(config, added, subtracted, dtype, flags.threads)
+    inputs = tuple(leaves(dict.fromkeys((model.donor, *inputs_of(model.weighting)))))
     target = Path(out) if out is not None else None
     if target is not None:
         check_destination(target, inputs)
@@ -69,14 +79,17 @@ def plan(
     planned = plan_checkpoint([model.weighting], model.donor, dtype=dtype)
     options = flags.run_options()
     workspace = options.workspace()
-    check_memory(planned, workspace)
+    check_memory(with_stand_ins(planned), workspace)
+    check_matrices(planned.jobs, options)
+    stages = stage_needs(planned, workspace, options)
     place = _place(target)
     free = shutil.disk_usage(place).free
     if target is not None:
         check_space(target, planned.output_bytes, free)
     spent = time.monotonic() - started
-    probed = None if no_probe else _probe(planned, place, options)
-    found = _Found(model, planned, needs(planned), workspace, flags, free, probed, spent)
+    # What a stage has not written yet cannot be read to see how long that takes.
+    probed = None if no_probe or stages else _probe(planned, place, options)
+    found = _Found(model, planned, needs(planned), workspace, flags, free, probed, spent, stages)
     _tell(config, out, found, assembly if tensors else None, flags)
 
 
@@ -88,22 +101,26 @@ def _tell(
         tensors = {} if listed is None else {"tensors": list(map(tensor_dict, listed.tensors))}
         print_json(said | tensors)
     elif not flags.quiet:
-        _print(config, out, found.to_dict())
+        _print(config, out, found)
         if listed is not None:
             print_tensors(listed)
 
 
 def _merge(
-    config: str, added: tuple[Term, ...], subtracted: tuple[Term, ...], dtype: str | None
+    config: str,
+    added: tuple[Term, ...],
+    subtracted: tuple[Term, ...],
+    dtype: str | None,
+    threads: int | None,
 ) -> tuple[Checkpoint | Assembled, str | None, Assembly | None]:
     if added or subtracted:
-        return edited(config, added, subtracted), dtype, None
+        return edited(config, added, subtracted, threads=threads), dtype, None
     if dtype is not None:
         raise click.UsageError("--dtype goes with --add and --subtract; a recipe names its own.")
     # Not at the top: the form without a recipe starts without a YAML parser.
     from tvmerge.recipe import assemble, fold, load_recipe
 
-    assembly = assemble(load_recipe(Path(config)), listed=None)
+    assembly = assemble(load_recipe(Path(config)), listed=None, threads=threads)
     return fold(assembly), assembly.dtype, assembly
 
 
@@ -140,10 +157,11 @@ class _Found:
     free_bytes: int
     probed: Probed | None
     planning_seconds: float
+    stages: StageNeeds | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        terms = by_input(self.model.weighting).items()
+        terms = leaves(by_input(self.model.weighting)).items()
         return {
             "coefficients": {os.fspath(stored.source): c for stored, c in terms},
             **asdict(self.needs),
@@ -153,10 +171,19 @@ class _Found:
             "cards": [card.name for card in self.workspace.cards],
             "threads": self.workspace.threads,
             "buffer_bytes": self.workspace.buffer_bytes,
-            "memory_bytes": _peak_bytes() + (0 if self.probed else self.workspace.buffer_bytes),
+            "memory_bytes": self._memory_bytes(),
             "memory_limit_bytes": self.flags.memory_mib * _MIB,
             "estimate": self._estimate(),
+            **(self.stages.to_dict() if self.stages else {}),
         }
+
+    def _memory_bytes(self) -> int:
+        """That of a merge: as many matrices at once as threads have, within the limit."""
+        held = _peak_bytes() + (0 if self.probed else self.workspace.buffer_bytes)
+        before = [one for _, one in self.stages.by_name] if self.stages else []
+        matrix_bytes = max(one.matrix_bytes for one in (*before, self.needs))
+        matrices = self.workspace.threads * matrix_bytes
+        return max(held, min(held + matrices, self.flags.memory_mib * _MIB))
 
     def _estimate(self) -> dict[str, Any] | None:
         if self.probed is None:
@@ -164,9 +191,11 @@ class _Found:
         load, rates = self.probed.load, self.probed.rates
         write_back = _write_back_bytes(self.plan, self.flags.run_options())
         fast, slow = estimate_range(load, rates, write_back)
+        apart = self.planning_seconds + self.probed.matrix_seconds
         return {
-            "seconds": self.planning_seconds + estimate_seconds(load, rates, write_back),
-            "seconds_range": [self.planning_seconds + fast, self.planning_seconds + slow],
+            "seconds": apart + estimate_seconds(load, rates, write_back),
+            "seconds_range": [apart + fast, apart + slow],
+            "matrix_seconds": self.probed.matrix_seconds,
             "uncached_bytes": load.uncached_bytes,
             **asdict(rates),
         }
@@ -179,17 +208,22 @@ def _peak_bytes() -> int:
     return int(values["VmHWM"].split()[0]) * 1024
 
 
-def _print(config: str, out: str | None, found: dict[str, Any]) -> None:
+def _print(config: str, out: str | None, planned: _Found) -> None:
+    found = planned.to_dict()
     click.echo(f"Plan of {config}" + (f" into {out}" if out else ""))
+    if planned.stages:
+        print_stages(planned.stages)
     for source, number in found["coefficients"].items():
         click.echo(f"  {coefficient(number)} * {source}")
-    passes = "one pass" if found["passes"] == 1 else f"{found['passes']} passes"
     estimate = found["estimate"]
     fetched = f", {size(estimate['uncached_bytes'])} of it from the disk" if estimate else ""
-    click.echo(f"  reads    {size(found['bytes_read'])} in {passes}{fetched}")
+    click.echo(f"  reads    {size(found['bytes_read'])} in {passes(found['passes'])}{fetched}")
     click.echo(f"  writes   {size(found['bytes_written'])} in {len(found['shards'])} files")
     copied = "".join(f", {count} copied ({why})" for why, count in found["copied"].items())
     click.echo(f"  tensors  {found['combined']} combined{copied}")
+    if found["matrices"]:
+        cost = f"{found['matrix_operations']:.2g} operations, {size(found['matrix_bytes'])} each"
+        click.echo(f"  matrices {found['matrices']} of these by torch: {cost} at most")
     names = (f"{TORCH_NAMES.get(code, code)} ({n})" for code, n in found["dtypes"].items())
     click.echo(f"  dtypes   {', '.join(names)}")
     free = size(found["disk_free_bytes"])
@@ -201,6 +235,8 @@ def _print(config: str, out: str | None, found: dict[str, Any]) -> None:
     click.echo(f"  memory   {found['memory_bytes'] / _MIB:.0f} MiB ({buffers}), {limit}")
     if estimate:
         click.echo(f"  time     about {_seconds(estimate)} s ({_rates(estimate)})")
+    elif planned.stages:
+        click.echo("  time     not estimated: what stages write would have to be read")
 
 
 def _seconds(estimate: dict[str, Any]) -> str:
@@ -209,7 +245,9 @@ def _seconds(estimate: dict[str, Any]) -> str:
 
 
 def _rates(estimate: dict[str, Any]) -> str:
-    text = f"{estimate['merge_rate'] / 1e9:.2g} GB/s"
+    apart = estimate["matrix_seconds"]
+    text = f"matrices {apart:.2g} s; " if apart else ""
+    text += f"{estimate['merge_rate'] / 1e9:.2g} GB/s"
     text += f", {estimate['arithmetic_share']:.0%} of it arithmetic"
     if estimate["fetch_rate"]:
         text += f"; the disk adds a second for every {size(estimate['fetch_rate'])}"

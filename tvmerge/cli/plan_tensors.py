@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from tvmerge.assembly import AssembledInput, AssembledTensor, Assembly
-from tvmerge.untrusted import printable
+from tvmerge.files.untrusted import printable
+from tvmerge.plans.assembly import AssembledInput, AssembledTensor, Assembly
 
 
 def tensor_dict(tensor: AssembledTensor) -> dict[str, Any]:
@@ -23,6 +23,7 @@ def tensor_dict(tensor: AssembledTensor) -> dict[str, Any]:
                 "model": one.model.reference,
                 "tensor": one.tensor,
                 "parameters": dict(one.parameters),
+                **({"statistics": one.statistics.stored.given} if one.statistics else {}),
             }
             for one in tensor.inputs
         ],

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tvmerge.untrusted import printable
+from tvmerge.files.untrusted import printable
 
 if TYPE_CHECKING:
     from tvmerge.cli.options import RunFlags
-    from tvmerge.merge import MergeReport
+    from tvmerge.merging.merge import MergeReport
 
 _LISTED = 10
 
@@ -43,6 +44,13 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
+def in_order(name: str) -> list[str | int]:
+    """A key that sorts names as people count: layer 9 before layer 10."""
+    parts: list[str | int] = list(re.split(r"(\d+)", name))
+    parts[1::2] = [int(number) for number in parts[1::2]]
+    return parts
+
+
 def print_some(label: str, items: Sequence[str]) -> None:
     """`label` and the first few of the items, a line each; nothing where there are none."""
     if not items:
@@ -61,6 +69,16 @@ def size(count_bytes: float) -> str:
             return f"{count_bytes:.3g} {unit}"
         count_bytes /= 1000
     return f"{count_bytes:,.2f} GB"
+
+
+def passes(count: int) -> str:
+    """How often something is read."""
+    return "one pass" if count == 1 else f"{count} passes"
+
+
+def or_dash(value: float | None, form: str) -> str:
+    """A number in that form, or a dash where it is none."""
+    return "-" if value is None or not math.isfinite(value) else format(value, form)
 
 
 def warn_of_differing(tensors: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tvmerge.run_options import Progress
+    from tvmerge.engine.run_options import Progress
 
 
 @contextmanager

@@ -7,19 +7,27 @@ from collections.abc import Iterable
 
 import click
 
-from tvmerge.cli.printing import coefficient, print_some, print_table, size
-from tvmerge.compare import layer_of
-from tvmerge.edit import total
-from tvmerge.outcome import COMBINED, TensorOutcome
-from tvmerge.receipt import InputRecord, Receipt, relative_error
-from tvmerge.untrusted import printable
+from tvmerge.algebra.compare import layer_of
+from tvmerge.cli.printing import (
+    coefficient,
+    in_order,
+    or_dash,
+    print_some,
+    print_table,
+    size,
+)
+from tvmerge.engine.edit import total
+from tvmerge.files.untrusted import printable
+from tvmerge.plans.outcome import COMBINED, TensorOutcome
+from tvmerge.receipts.receipt import InputRecord, Receipt, relative_error
 
 _HEAD = ("", "elements", "changed", "intended", "lost", "cosine", "relative error")
 
 
 def print_receipt(receipt: Receipt) -> None:
     """The receipt's inputs, its edit in all and by layer, and how the run went."""
-    method = f" ({printable(receipt.recipe.source.method)})" if receipt.recipe.source else ""
+    source, form = receipt.recipe.source, receipt.recipe.form
+    method = f" ({printable(source.method if source else form or '')})" if source or form else ""
     click.echo(f"Made with tvmerge {printable(receipt.version)}{method}:")
     for number, record in enumerate(receipt.inputs):
         click.echo(_input(record, is_donor=number == receipt.recipe.donor))
@@ -27,7 +35,7 @@ def print_receipt(receipt: Receipt) -> None:
     for tensor in receipt.tensors:
         layers[layer_of(tensor.name)].append(tensor)
     rows = [_row("total", receipt.tensors)]
-    rows += [_row(printable(layer), tensors) for layer, tensors in layers.items()]
+    rows += [_row(printable(layer), layers[layer]) for layer in sorted(layers, key=in_order)]
     print_table(_HEAD, rows)
     differing = [printable(tensor.name) for tensor in receipt.tensors if tensor.differs]
     print_some("integer tensors that differ between the inputs", differing)
@@ -52,8 +60,8 @@ def _row(name: str, tensors: Iterable[TensorOutcome]) -> tuple[str, ...]:
         f"{edit.changed / elements:.2%}",
         f"{edit.intended / elements:.2%}",
         f"{edit.lost_share:.2%}" if edit.intended else "-",
-        "-" if edit.cosine is None else f"{edit.cosine:.6f}",
-        "-" if error is None else f"{error:.2g}",
+        or_dash(edit.cosine, ".6f"),
+        or_dash(error, ".2g"),
     )
 
 

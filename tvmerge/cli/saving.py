@@ -5,12 +5,12 @@ Apart from `merge`, so that the commands without a recipe start without a YAML p
 
 from __future__ import annotations
 
-from tvmerge.algebra import Checkpoint, TaskVector
-from tvmerge.assembled import Assembled
+from tvmerge.algebra.assembled import Assembled
+from tvmerge.algebra.operands import Checkpoint, TaskVector
 from tvmerge.cli.options import RunFlags
 from tvmerge.cli.printing import print_report
 from tvmerge.cli.progress import shown
-from tvmerge.receipt import RecipeText
+from tvmerge.receipts.receipt import RecipeText
 
 
 def save(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
+from tvmerge.algebra.sweep import sweep as write_scales
 from tvmerge.cli.options import RunFlags, write_options
 from tvmerge.cli.printing import print_json, print_table, size, warn_of_differing
 from tvmerge.cli.progress import shown
-from tvmerge.receipt import RecipeText
+from tvmerge.merging.report import MergeReport
+from tvmerge.receipts.receipt import RecipeText
 from tvmerge.recipe import build, load_recipe
-from tvmerge.report import MergeReport
-from tvmerge.sweep import sweep as write_scales
 
 
 def _scales(
@@ -56,7 +56,7 @@ def sweep(config: Path, out: str, scales: tuple[float, ...], flags: RunFlags) ->
     said = f"# tvmerge sweep at the scales {', '.join(map(str, scales))} of\n{recipe.text}"
     with shown("sweep", quiet=flags.quiet) as progress:
         reports = write_scales(
-            build(recipe),
+            build(recipe, threads=flags.threads),
             scales,
             out,
             dtype=recipe.output_dtype,

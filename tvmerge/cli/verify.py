@@ -12,11 +12,11 @@ from tvmerge.cli.options import RunFlags, run_options
 from tvmerge.cli.printing import print_json, size
 from tvmerge.cli.progress import shown
 from tvmerge.errors import FormatError
-from tvmerge.receipt_parsing import read_receipt
+from tvmerge.files.untrusted import printable
+from tvmerge.receipts.parsing import read_receipt
+from tvmerge.receipts.verify import Fault, Verification
+from tvmerge.receipts.verify import verify as check
 from tvmerge.replay import replay as merge_again
-from tvmerge.untrusted import printable
-from tvmerge.verify import Fault, Verification
-from tvmerge.verify import verify as check
 
 _LISTED = 20
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Keep
-from tvmerge.methods.declaring import Method, Parameter
+from tvmerge.engine.decisions import Consensus, Keep
+from tvmerge.methods.declaring import Method, fraction
 from tvmerge.methods.deltas import consensus_of, elements_of, masking
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledInput, AssembledTensor
+    from tvmerge.plans.assembly import AssembledInput, AssembledTensor
 
 
 def breadcrumbs(tensor: AssembledTensor, *, elect: bool) -> Consensus:
@@ -33,7 +33,7 @@ def breadcrumbs(tensor: AssembledTensor, *, elect: bool) -> Consensus:
     return consensus_of(tensor, keep, elect=elect)
 
 
-_GAMMA = Parameter(name="gamma", kind=float, default=0.01, least=0.0)
+_GAMMA = fraction("gamma", default=0.01)
 
 
 def _method(name: str, *, elect: bool) -> Method:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Keep, random_key
+from tvmerge.engine.decisions import Consensus, Keep, random_key
 from tvmerge.methods.declaring import Method
 from tvmerge.methods.deltas import SEED, consensus_of, masking
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledInput, AssembledTensor
+    from tvmerge.plans.assembly import AssembledInput, AssembledTensor
 
 
 def dare(tensor: AssembledTensor, *, elect: bool) -> Consensus:

@@ -8,8 +8,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
-    from tvmerge.decisions import Decision
+    from tvmerge.engine.decisions import Decision
+    from tvmerge.plans.assembly import AssembledInput, AssembledTensor
 
 Scalar = float | bool
 
@@ -18,7 +18,7 @@ Scalar = float | bool
 class Parameter:
     """One parameter: `kind` is float or bool; a required one has no default.
 
-    No number may be smaller than `least`.
+    No number may be smaller than `least` or larger than `most`.
     """
 
     name: str
@@ -26,6 +26,24 @@ class Parameter:
     default: Scalar | None = None
     required: bool = False
     least: float | None = None
+    most: float | None = None
+
+
+def fraction(name: str, *, default: float) -> Parameter:
+    """A parameter that is a share of something, 0 to 1."""
+    return Parameter(name=name, kind=float, default=default, least=0.0, most=1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """The tensors that a recipe gives beside each model, by the names of the model's own.
+
+    `shape`: of those for an input, None where they mean nothing. Unless a method needs them
+    `everywhere`, all models may lack a tensor.
+    """
+
+    shape: Callable[[AssembledInput], tuple[int, ...] | None]
+    everywhere: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +62,12 @@ class Method:
     may_have_base: bool = False  # which is then no model like the others, but their origin
     fewest_models: int = 1
     most_models: int | None = None
+    statistics: Statistics | None = None  # which each model but the base then has
     # One coefficient for each input of the tensor, which the engine sums; or, where they cannot
-    # be known before the inputs are measured, what is then to be decided.
+    # be known before the inputs are measured, what is then to be decided. With both, tensors of
+    # which there is nothing to be decided (None) are sums.
     coefficients: Callable[[AssembledTensor], Sequence[Fraction]] | None = None
-    decision: Callable[[AssembledTensor], Decision] | None = None
+    decision: Callable[[AssembledTensor], Decision | None] | None = None
 
     @property
     def uses_base(self) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Keep, random_key
+from tvmerge.engine.decisions import Consensus, Keep, random_key
 from tvmerge.errors import ConfigError
 from tvmerge.methods.declaring import Method, Parameter
 from tvmerge.methods.deltas import SEED, consensus_of, masking
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledInput, AssembledTensor
+    from tvmerge.plans.assembly import AssembledInput, AssembledTensor
 
 
 def della(tensor: AssembledTensor, *, elect: bool) -> Consensus:

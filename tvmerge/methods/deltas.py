@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Delta, Keep
-from tvmerge.methods.declaring import Method, Parameter
+from tvmerge.engine.decisions import Consensus, Delta, Keep
+from tvmerge.methods.declaring import Method, Parameter, fraction
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledInput, AssembledTensor
+    from tvmerge.plans.assembly import AssembledInput, AssembledTensor
 
 WEIGHT = Parameter(name="weight", kind=float, required=True)
-DENSITY = Parameter(name="density", kind=float, default=1.0, least=0.0)
+DENSITY = fraction("density", default=1.0)
 LAMBDA = Parameter(name="lambda", kind=float, default=1.0)
 SEED = Parameter(name="seed", kind=float, default=0.0)
 # mergekit's way to save memory for masks that are not stored here.
@@ -50,19 +50,27 @@ def masking(
     )
 
 
-def consensus_of(
-    tensor: AssembledTensor, keep: Callable[[AssembledInput, int], Keep], *, elect: bool
-) -> Consensus:
-    """The deltas of all inputs but the base; `keep` says which elements take part in each.
+def _all(_one: AssembledInput, _number: int) -> Keep:
+    return Keep()
 
-    With `normalize` a sum without election is divided by the sum of |weight|.
-    """
-    assert tensor.base is not None
-    deltas = tuple(
+
+def deltas_of(
+    tensor: AssembledTensor, keep: Callable[[AssembledInput, int], Keep] = _all
+) -> tuple[Delta, ...]:
+    """The weighted deltas of all inputs but the base; `keep` says what takes part in each."""
+    return tuple(
         Delta(number, float(one.parameters["weight"]), keep(one, number))
         for number, one in enumerate(tensor.inputs)
         if number != tensor.base
     )
+
+
+def consensus_of(
+    tensor: AssembledTensor, keep: Callable[[AssembledInput, int], Keep], *, elect: bool
+) -> Consensus:
+    """The sum of `deltas_of`; with `normalize`, without election, divided by that of |weight|."""
+    assert tensor.base is not None
+    deltas = deltas_of(tensor, keep)
     scale, normalize = float(tensor.parameters["lambda"]), bool(tensor.parameters["normalize"])
     whole = sum(abs(delta.weight) for delta in deltas)
     if normalize and not elect and whole >= _LEAST_DIVISOR:

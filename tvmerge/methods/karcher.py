@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Blend, Gram
+from tvmerge.engine.decisions import Blend, Gram
 from tvmerge.methods.declaring import Method, Parameter
 from tvmerge.methods.sphere import along, norm, scaled, summed, towards, units
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 _MARGIN = 1e-12
 

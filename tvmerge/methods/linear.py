@@ -10,7 +10,7 @@ from tvmerge.errors import ConfigError
 from tvmerge.methods.declaring import Method, Parameter
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 
 def linear(tensor: AssembledTensor) -> Sequence[Fraction]:

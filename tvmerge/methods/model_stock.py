@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Blend, Gram
-from tvmerge.errors import ConfigError
+from tvmerge.engine.decisions import Blend, Gram, Number
+from tvmerge.methods.by_line import rows_of
 from tvmerge.methods.declaring import Method
 from tvmerge.methods.deltas import switch
+from tvmerge.methods.elementwise import cosine, where
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 _LEAST_DIVISOR = 1e-6  # below it deltas oppose each other, and none of them is taken
 
@@ -26,27 +26,22 @@ class ModelStock(Blend):
     deltas of their cosine, 0 for a delta of 0.
     """
 
-    def weights(self, gram: Gram) -> list[float]:
+    def weights(self, gram: Gram) -> list[Number]:
         """The same for all deltas."""
         size = len(gram)
-        cosines = [_cosine(gram, i, j) for i, j in combinations(range(size), 2)]
-        cosine = sum(cosines) / len(cosines)
-        divisor = 1 + (size - 1) * cosine
-        t = size * cosine / divisor if abs(divisor) >= _LEAST_DIVISOR else 0.0
+        cosines = [cosine(gram, i, j, of_zero=0.0) for i, j in combinations(range(size), 2)]
+        near = sum(cosines) / len(cosines)
+        divisor = 1 + (size - 1) * near
+        good = abs(divisor) >= _LEAST_DIVISOR
+        t = where(good, size * near / where(good, divisor, 1.0), 0.0)
         return [t / size] * size
 
 
-def _cosine(gram: Gram, i: int, j: int) -> float:
-    norms = math.sqrt(gram[i][i]) * math.sqrt(gram[j][j])
-    return max(-1.0, min(1.0, gram[i][j] / norms)) if norms > 0 else 0.0
-
-
 def model_stock(tensor: AssembledTensor) -> ModelStock:
-    """Per tensor; filter by filter is not there yet."""
-    if tensor.parameters["filter_wise"]:
-        raise ConfigError(f"{tensor.name}: filter_wise can only be false so far")
+    """Per tensor, or with `filter_wise` per row (along the last dimension)."""
     numbers = tuple(n for n in range(len(tensor.inputs)) if n != tensor.base)
-    return ModelStock(inputs=numbers, base=tensor.base)
+    lines = rows_of(tensor) if tensor.parameters["filter_wise"] else None
+    return ModelStock(inputs=numbers, base=tensor.base, lines=lines)
 
 
 MODEL_STOCK = Method(

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Blend, Gram
+from tvmerge.engine.decisions import Blend, Gram
 from tvmerge.errors import ConfigError
 from tvmerge.methods.declaring import Method, Parameter
 from tvmerge.methods.deltas import WEIGHT, switch
 from tvmerge.methods.sphere import norm, scaled
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

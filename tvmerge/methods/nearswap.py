@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Delta
+from tvmerge.engine.decisions import Consensus, Delta
 from tvmerge.methods.declaring import Method, Parameter
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 _LEAST_APART = 1e-6
 

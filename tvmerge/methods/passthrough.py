@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tvmerge.methods.declaring import Method, Parameter
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 
 def passthrough(tensor: AssembledTensor) -> Sequence[Fraction]:

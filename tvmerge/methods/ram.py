@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Delta, Keep
+from tvmerge.engine.decisions import Consensus, Delta, Keep
 from tvmerge.methods.declaring import Method, Parameter
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 
 EPSILON = Parameter(name="epsilon", kind=float, default=1e-5, least=0.0)

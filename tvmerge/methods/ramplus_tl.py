@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus
+from tvmerge.engine.decisions import Consensus
 from tvmerge.methods.declaring import Method, Parameter
 from tvmerge.methods.ram import EPSILON, ram
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 
 def ramplus_tl(tensor: AssembledTensor) -> Consensus:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Delta, Keep
-from tvmerge.methods.declaring import Method, Parameter
+from tvmerge.engine.decisions import Consensus, Delta, Keep
+from tvmerge.methods.declaring import Method, fraction
 from tvmerge.methods.deltas import INT8_MASK
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 
 def sce(tensor: AssembledTensor) -> Consensus:
@@ -32,7 +32,7 @@ def sce(tensor: AssembledTensor) -> Consensus:
 
 SCE = Method(
     name="sce",
-    of_merge=(Parameter(name="select_topk", kind=float, default=1.0, least=0.0), INT8_MASK),
+    of_merge=(fraction("select_topk", default=1.0), INT8_MASK),
     needs_base=True,
     decision=sce,
 )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Blend, Gram
+from tvmerge.engine.decisions import Blend, Gram, Number
 from tvmerge.methods.declaring import Method, Parameter
+from tvmerge.methods.elementwise import acos, cosine, sin, where
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 # Nearer than this, in either direction, a straight line is taken.
 _NEARLY_PARALLEL = 0.9995
@@ -26,15 +26,16 @@ class Slerp(Blend):
     t: float
     nearly_parallel: float = _NEARLY_PARALLEL
 
-    def weights(self, gram: Gram) -> tuple[float, float]:
+    def weights(self, gram: Gram) -> tuple[Number, Number]:
         """Of x_0 and x_1; of the straight line where they are nearly parallel, or one is 0."""
-        norms = math.sqrt(gram[0][0]) * math.sqrt(gram[1][1])
-        cosine = max(-1.0, min(1.0, gram[0][1] / norms)) if norms > 0 else 1.0
-        if abs(cosine) > self.nearly_parallel:
-            return 1 - self.t, self.t
-        angle = math.acos(cosine)
-        whole = math.sin(angle)
-        return math.sin((1 - self.t) * angle) / whole, math.sin(self.t * angle) / whole
+        near = cosine(gram, 0, 1, of_zero=1.0)
+        straight = abs(near) > self.nearly_parallel
+        angle = acos(where(straight, 0.0, near))
+        whole = sin(angle)
+        return (
+            where(straight, 1 - self.t, sin((1 - self.t) * angle) / whole),
+            where(straight, self.t, sin(self.t * angle) / whole),
+        )
 
 
 def slerp(tensor: AssembledTensor) -> Slerp:

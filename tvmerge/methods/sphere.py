@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tvmerge.decisions import Gram
+from tvmerge.engine.decisions import Gram
 
 Point = Sequence[float]
 
 
 def product(gram: Gram, a: Point, b: Point) -> float:
     """The inner product of two points."""
-    return sum(x * y * gram[i][j] for i, x in enumerate(a) if x for j, y in enumerate(b) if y)
+    terms = (x * y * gram[i][j] for i, x in enumerate(a) if x for j, y in enumerate(b) if y)
+    return float(sum(terms))
 
 
 def norm(gram: Gram, a: Point) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tvmerge.methods.declaring import Method, Parameter
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledTensor
+    from tvmerge.plans.assembly import AssembledTensor
 
 _LEAST_DIVISOR = 1e-8  # below it mergekit does not divide, and neither does this
 
@@ -21,18 +21,24 @@ def task_arithmetic(tensor: AssembledTensor) -> Sequence[Fraction]:
     models adds nothing, whatever its weight: its task vector is zero. Negative weights that are
     normalised cancel their own sign (as in mergekit): the default is not to normalise.
     """
-    weights = [
-        Fraction(0) if number == tensor.base else Fraction(one.parameters["weight"])
-        for number, one in enumerate(tensor.inputs)
-    ]
-    total = sum(weights, Fraction(0))
+    total = sum(_weights(tensor), Fraction(0))
     factor = Fraction(tensor.parameters["lambda"])
     if tensor.parameters["normalize"] and abs(total) >= _LEAST_DIVISOR:
         factor /= total
-    scaled = [factor * weight for weight in weights]
+    return base_and_vectors(tensor, factor)
+
+
+def base_and_vectors(tensor: AssembledTensor, factor: Fraction) -> Sequence[Fraction]:
+    """`base + factor * sum_i w_i (x_i - base)`."""
+    scaled = [factor * weight for weight in _weights(tensor)]
+    rest = 1 - sum(scaled, Fraction(0))
+    return [rest if number == tensor.base else c for number, c in enumerate(scaled)]
+
+
+def _weights(tensor: AssembledTensor) -> Sequence[Fraction]:
     return [
-        1 - factor * total if number == tensor.base else coefficient
-        for number, coefficient in enumerate(scaled)
+        Fraction(0) if number == tensor.base else Fraction(one.parameters["weight"])
+        for number, one in enumerate(tensor.inputs)
     ]
 
 

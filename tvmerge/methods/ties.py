@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tvmerge.decisions import Consensus, Keep
+from tvmerge.engine.decisions import Consensus, Keep
 from tvmerge.methods.deltas import consensus_of, elements_of, masking, share
 
 if TYPE_CHECKING:
-    from tvmerge.assembly import AssembledInput, AssembledTensor
+    from tvmerge.plans.assembly import AssembledInput, AssembledTensor
 
 
 def ties(tensor: AssembledTensor) -> Consensus:

@@ -13,9 +13,9 @@ a recipe is ignored. docs/recipes.md describes all of it.
 
 from __future__ import annotations
 
-from tvmerge.algebra import Checkpoint
-from tvmerge.assembled import Assembled
-from tvmerge.hub import resolve
+from tvmerge.algebra.assembled import Assembled
+from tvmerge.algebra.operands import Checkpoint
+from tvmerge.checkpoints.hub import resolve
 from tvmerge.recipe.document import Document as Document
 from tvmerge.recipe.document import Recipe as Recipe
 from tvmerge.recipe.folding import fold as fold
@@ -25,10 +25,12 @@ from tvmerge.recipe.parsing import parse_recipe as parse_recipe
 from tvmerge.recipe.resolving import assemble as assemble
 
 
-def build(recipe: Recipe, *, find: Find = resolve) -> Checkpoint | Assembled:
+def build(
+    recipe: Recipe, *, find: Find = resolve, threads: int | None = None
+) -> Checkpoint | Assembled:
     """The merge as a lazy expression, ready to `save(out, dtype=recipe.output_dtype)`.
 
-    Layout, tokenizer and dtypes come from the base, by default the first model. Raises what
-    `assemble` raises.
+    Layout, tokenizer and dtypes come from the base, by default the first model. `threads` and what
+    is raised: as of `assemble`.
     """
-    return fold(assemble(recipe, find=find))
+    return fold(assemble(recipe, find=find, threads=threads))

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tvmerge.assembly import AssembledTensor, Model
+from tvmerge.checkpoints.heads import is_embedding, is_head
+from tvmerge.checkpoints.matching import differences, raise_mismatches
 from tvmerge.errors import did_you_mean
-from tvmerge.matching import differences, raise_mismatches
+from tvmerge.files.untrusted import shown
+from tvmerge.files.yaml_file import Location
+from tvmerge.plans.assembly import AssembledTensor, Model
 from tvmerge.recipe.document import Document, Settings, Source
-from tvmerge.recipe.layers import is_embedding, is_head, split
+from tvmerge.recipe.layers import split
 from tvmerge.recipe.tied import named_in, ties_head
-from tvmerge.untrusted import shown
-from tvmerge.yaml_file import Location
 
 _MOST_HINTS = 2_000  # of names to compare with one that is not there
 _HINTED = 5  # mismatches that get a hint
 
 _WAYS_OUT = (
-    "The vocabularies differ. Either give all models one (`resize_token_embeddings`, then save "
-    "them again), or take these tensors from the base alone: give the others the weight 0 there, "
+    "The vocabularies differ. Say which one the result has (`tokenizer_source: union`, or base, or "
+    "a model), or give all models one yourself (`resize_token_embeddings`, then save them again), "
+    "or take these tensors from the base alone: give the others the weight 0 there, "
     "`weight: [{filter: embed_tokens, value: 0}, {filter: lm_head, value: 0}, {value: ...}]`"
 )
 

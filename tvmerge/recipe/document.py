@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tvmerge.files.yaml_file import Location, YamlFile
 from tvmerge.methods import Method
-from tvmerge.yaml_file import Location, YamlFile
 
 Scalar = float | bool
 
@@ -37,6 +37,7 @@ class Source:
     layers: tuple[int, int] | None  # None: all
     settings: Settings
     at: Location
+    statistics: str | None = None  # the file or folder with what its method weighs it by
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,36 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRule:
+    """Whence a token's row comes where a model lacks it, or with `force` in every model.
+
+    Of `model` it is the row of the same token, of `token`, or number `token_id`; without a model it
+    is 0.
+    """
+
+    model: str | None
+    token: str | None
+    token_id: int | None
+    force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The vocabulary that a document gives its models: UNION, BASE or that of another one.
+
+    `tokens` are added where it lacks them.
+    """
+
+    source: str
+    tokens: Mapping[str, TokenRule]
+    pad_to_multiple_of: int | None
+    at: Location
+
+
+UNION, BASE = "union", "base"
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
     """One YAML document: a merge, or a stage of one."""
 
@@ -72,11 +103,22 @@ class Document:
     settings: Settings
     dtype: str | None
     out_dtype: str | None
+    vocabulary: Vocabulary | None
+    chat_template: str | None  # its text, or AUTO
 
     @property
     def output_dtype(self) -> str | None:
         """The safetensors code of the dtype to write, None to keep the base's dtypes."""
         return self.out_dtype or self.dtype
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every model that it names, each once, the one that gives the layout first."""
+        parts = [part for module in self.modules for part in module.slices]
+        bases = [self.base_model, *(part.base_model for part in parts)]
+        sources = [source.model for part in parts for source in part.sources]
+        first = [*bases[:1], *sources, *bases]
+        return tuple(dict.fromkeys(name for name in first if name is not None))
 
 
 @dataclass(frozen=True, slots=True)

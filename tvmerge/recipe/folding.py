@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from fractions import Fraction
 
-from tvmerge.algebra import Checkpoint
-from tvmerge.assembled import Assembled
-from tvmerge.assembly import AssembledInput, AssembledTensor, Assembly
-from tvmerge.decisions import Consensus
+from tvmerge.algebra.assembled import Assembled
+from tvmerge.algebra.operands import Checkpoint
+from tvmerge.checkpoints.stored import Stored
+from tvmerge.engine.decisions import Decision, Displacement, Matrix
 from tvmerge.errors import ConfigError
 from tvmerge.methods import METHODS
-from tvmerge.stored import Stored
-from tvmerge.sums import Operand, TensorSum, TensorSums
+from tvmerge.plans.assembly import AssembledInput, AssembledTensor, Assembly
+from tvmerge.plans.sums import Operand, TensorSum, TensorSums
 
 
 def sums_of(assembly: Assembly) -> TensorSums:
@@ -27,62 +27,70 @@ def sums_of(assembly: Assembly) -> TensorSums:
 def fold(assembly: Assembly) -> Checkpoint | Assembled:
     """The expression that an assembly is: of whole models, where all tensors are the same sum."""
     sums = sums_of(assembly)
-    whole = None if assembly.config else _whole(sums, assembly.donor)
+    own = assembly.config or assembly.tokenizer is not None
+    whole = None if own else _whole(sums, assembly.donor)
     if whole is not None:
         return Checkpoint._make(whole, assembly.donor)
-    return Assembled(sums, assembly.donor, assembly.config)
+    return Assembled(sums, assembly.donor, assembly.config, assembly.tokenizer)
+
+
+def cannot_fold(assembly: Assembly) -> set[str]:
+    """The references of stages that have to be written before the assembly is made.
+
+    Those with a tensor that is no sum of stored ones; where a method measures its inputs, also
+    those with a tensor that is no stored one.
+    """
+    found = set()
+    for tensor in assembly.tensors:
+        decide = METHODS[tensor.method].decision
+        asked = None if decide is None else decide(tensor)
+        used = range(len(tensor.inputs)) if asked is None else asked.used
+        for one in (tensor.inputs[number] for number in used):
+            stage = one.model.sums[one.tensor] if one.model.sums is not None else None
+            measured = asked is not None
+            if stage and (stage.decision or (measured and stage.alone is None)):
+                found.add(one.model.reference)
+    return found
 
 
 def _sum(tensor: AssembledTensor, known: dict[Hashable, Sequence[Fraction]]) -> TensorSum:
-    if METHODS[tensor.method].decision is not None:
-        return _decided(tensor)
+    decide = METHODS[tensor.method].decision
+    asked = None if decide is None else decide(tensor)
+    if asked is not None:
+        return _decided(tensor, asked)
     terms: dict[Operand, Fraction] = {}
     for one, factor in zip(tensor.inputs, _coefficients(tensor, known), strict=True):
-        for operand, inner in _terms(one, tensor).items():
+        for operand, inner in one.model.terms(one.tensor).items():
             coefficient = factor if inner == 1 else factor * inner
             terms[operand] = terms[operand] + coefficient if operand in terms else coefficient
     return TensorSum(tensor.name, tensor.like, {o: c for o, c in terms.items() if c})
 
 
-def _terms(one: AssembledInput, tensor: AssembledTensor) -> Mapping[Operand, Fraction]:
-    """An input as the sum of stored tensors."""
-    stage = one.model.sums[one.tensor] if one.model.sums is not None else None
-    if stage is not None and stage.decision is not None:
-        raise ConfigError(
-            f"{tensor.name}: the stage {one.model.reference!r} is no sum of its inputs, and cannot "
-            "be an input before it has been written. Merge it first, and name its folder"
-        )
-    return one.model.terms(one.tensor)
-
-
-def _decided(tensor: AssembledTensor) -> TensorSum:
+def _decided(tensor: AssembledTensor, asked: Decision) -> TensorSum:
     """What is read for a tensor, and what is decided then."""
-    method = METHODS[tensor.method]
-    assert method.decision is not None
-    asked = method.decision(tensor)
     places = {number: _stored(tensor.inputs[number], tensor) for number in sorted(asked.used)}
     operands = tuple(dict.fromkeys((tensor.like, *places.values())))
-    decision = asked.renumbered({n: operands.index(place) for n, place in places.items()})
-    if isinstance(decision, Consensus) and decision.base != 0:
+    numbers = {n: operands.index(place) for n, place in places.items()}
+    known = asked.statistics if isinstance(asked, Matrix) else ()
+    numbers |= {n: len(operands) + k for k, n in enumerate(known)}
+    statistics = [tensor.inputs[n - len(tensor.inputs)].statistics for n in known]
+    beside = tuple(one for one in statistics if one is not None)
+    decision = asked.renumbered(numbers)
+    if isinstance(decision, Displacement) and decision.base != 0:
         raise ConfigError(
             f"{tensor.name}: {tensor.method} here takes the base from {places[tensor.base or 0]}, "
             f"but the layout from {tensor.like}. Name the same model for both"
         )
     if decision.is_base:
         return TensorSum(tensor.name, tensor.like, {tensor.like: Fraction(1)})
-    return TensorSum(tensor.name, tensor.like, dict.fromkeys(operands, Fraction(1)), decision)
+    terms = dict.fromkeys(operands, Fraction(1))
+    return TensorSum(tensor.name, tensor.like, terms, decision, beside)
 
 
 def _stored(one: AssembledInput, tensor: AssembledTensor) -> Operand:
     """The stored tensor that an input is."""
-    terms = {operand: c for operand, c in _terms(one, tensor).items() if c}
-    if len(terms) != 1 or set(terms.values()) != {1}:
-        raise ConfigError(
-            f"{tensor.name}: {tensor.method} measures its inputs, and cannot take the stage "
-            f"{one.model.reference!r} before it has been written. Merge it first, and name its "
-            "folder"
-        )
-    (operand,) = terms
+    operand = one.model.alone(one.tensor)
+    assert operand is not None  # else `cannot_fold` has named the stage
     own, wanted = operand.slot.entry.shape, tensor.like.slot.entry.shape
     if own != wanted:  # of a weight of 0, which the checks let pass
         raise ConfigError(
@@ -95,9 +103,10 @@ def _stored(one: AssembledInput, tensor: AssembledTensor) -> Operand:
 def _coefficients(
     tensor: AssembledTensor, known: dict[Hashable, Sequence[Fraction]]
 ) -> Sequence[Fraction]:
-    """Those of the method, computed once for all tensors with the same parameters."""
+    """Those of the method, computed once for all tensors with the same parameters and place."""
     of_inputs = tuple(tuple(one.parameters.items()) for one in tensor.inputs)
-    key = (tensor.method, tensor.base, tuple(tensor.parameters.items()), of_inputs)
+    own = tuple(tensor.parameters.items())
+    key = (tensor.method, tensor.place, tensor.base, own, of_inputs)
     if key not in known:
         coefficients = METHODS[tensor.method].coefficients
         assert coefficients is not None
@@ -118,5 +127,7 @@ def _whole(sums: TensorSums, donor: Stored) -> dict[Stored, Fraction] | None:
         terms = {operand.stored: c for operand, c in tensor.terms.items()}
         if tensor.like.stored != donor or (found is not None and terms != found):
             return None
+        if any(stored.leaves != (stored,) for stored in terms):
+            return None  # a stage, which nobody can name again by itself
         found = terms
     return found or None

@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from tvmerge.safetensors import Entry
+from tvmerge.checkpoints.heads import is_embedding, is_head
+from tvmerge.files.safetensors import Entry
 
 _NUMBER = re.compile(r"(?:^|\.)(\d{1,9})\.")
 _DEPTH_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 _MOST_NESTED = 3
 # Of a tensor outside the layers: what comes after them. All else comes before.
 _AFTER = re.compile(r"(^|\.)(lm_head|embed_out|output|score|classifier|\w*head|ln_f|\w*norm\w*)\.")
-_EMBEDDING = re.compile(
-    r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings|shared)\.weight$"
-)
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out)\.weight$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +45,11 @@ def is_after_layers(name: str) -> bool:
     return _AFTER.search(name) is not None and "emb" not in name.replace("embed_out", "")
 
 
-def is_head(name: str) -> bool:
-    """Whether the tensor turns hidden states into logits."""
-    return _HEAD.search(name) is not None
-
-
-def is_embedding(name: str) -> bool:
-    """Whether the tensor has a row for every token of the vocabulary."""
-    return _EMBEDDING.search(name) is not None
+def is_by_token(name: str) -> bool:
+    """Whether the tensor has a row for every token: embeddings, heads and heads' biases."""
+    if split(name) is not None:
+        return False
+    return is_embedding(name) or is_head(re.sub(r"\.bias$", ".weight", name))
 
 
 @dataclass(frozen=True)

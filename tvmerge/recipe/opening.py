@@ -1,40 +1,46 @@
-"""Opens what a recipe names: stored checkpoints, and what its earlier stages make."""
+"""Opens the checkpoints that a recipe names, and adapters on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-from tvmerge.algebra import Checkpoint
-from tvmerge.assembly import Assembly, Model
-from tvmerge.recipe.folding import sums_of
-from tvmerge.stored import read_config
+from tvmerge.algebra.operands import Checkpoint
+from tvmerge.checkpoints.stored import read_config
+from tvmerge.inputs.lora import open_tuned
+from tvmerge.plans.assembly import Model
+from tvmerge.plans.sums import Operand, TensorSum
 
 Find = Callable[[str], Path]  # the place of a model by what people call it
 
 
-def open_model(reference: str, find: Find) -> Model:
-    """The checkpoint that a recipe names; only headers are read."""
-    stored = replace(Checkpoint(find(reference)).donor, given=reference)
+def open_model(reference: str, find: Find, threads: int | None = None) -> Model:
+    """The checkpoint that a recipe names, of which only headers are read.
+
+    A `base+adapter` (mergekit's words) is the base but for the tensors that the adapter changes,
+    which `threads` compute (None: all).
+    """
+    named, adapter = _parts(reference)
+    stored = replace(Checkpoint(find(named)).donor, given=named)
     entries = {name: slot.entry for name, slot in stored.slots.items()}
-    return Model(reference, stored, entries, read_config(stored.folder))
+    model = Model(reference, stored, entries, read_config(stored.folder))
+    if adapter is None:
+        return model
+    tuned = replace(open_tuned(find(adapter), stored, threads=threads), given=adapter)
+    sums = {}
+    for name in entries:
+        operand = Operand(tuned if name in tuned.slots else stored, name)
+        sums[name] = TensorSum(name, Operand(stored, name), {operand: Fraction(1)})
+    return replace(model, sums=sums)
 
 
-def stage_model(name: str, assembly: Assembly) -> Model:
-    """What an earlier stage makes, as a model that later ones may name."""
-    sums = {one.name: one for one in sums_of(assembly).tensors}
-    entries = {one.name: one.like.slot.entry._replace(name=one.name) for one in sums.values()}
-    config = dict(read_config(assembly.donor.folder))
-    for path, value in assembly.config.items():
-        if len(path) == 1:
-            config[path[0]] = value
-        else:
-            config[path[0]] = _with(config.get(path[0], {}), path[1:], value)
-    return Model(name, assembly.donor, entries, config, sums, assembly.config)
-
-
-def _with(content: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
-    below = value if len(path) == 1 else _with(content.get(path[0], {}), path[1:], value)
-    return {**content, path[0]: below}
+def _parts(reference: str) -> tuple[str, str | None]:
+    """A model's name, and that of an adapter behind a `+`; a path may have one of its own."""
+    base, plus, adapter = reference.partition("+")
+    if not plus or Path(reference).exists():
+        return reference, None
+    ends = [n for n, letter in enumerate(reference) if letter == "+"]
+    there = [n for n in ends if Path(reference[:n]).exists()]
+    return (reference[: there[0]], reference[there[0] + 1 :]) if there else (base, adapter)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tvmerge.errors import did_you_mean
-from tvmerge.methods import METHODS, NOT_YET, Method
+from tvmerge.files.untrusted import shown
+from tvmerge.files.yaml_file import Location, YamlFile
+from tvmerge.methods import METHODS, Method
+from tvmerge.recipe.chat_templates import read_template
 from tvmerge.recipe.document import Document, Module, Recipe, Slice, Source
 from tvmerge.recipe.reading import Reader
+from tvmerge.recipe.references import read_reference
 from tvmerge.recipe.settings import read_settings
-from tvmerge.recipe.tokenizer import check_tokenizer
-from tvmerge.untrusted import shown
-from tvmerge.yaml_file import Location, YamlFile
+from tvmerge.recipe.stage_names import check_names, refuse_folders
+from tvmerge.recipe.tokenizer import read_vocabulary, strange_models
 
 _KEYS = (
     "name", "merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype",
@@ -24,7 +27,9 @@ _FORMS = ("models", "slices", "modules")
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a YAML recipe; raises ConfigError with file and line of every fault."""
-    return _recipe(path, YamlFile.read_all(path))
+    recipe = _recipe(path, YamlFile.read_all(path))
+    refuse_folders(recipe.documents)
+    return recipe
 
 
 def parse_recipe(path: Path, text: bytes) -> Recipe:
@@ -33,33 +38,9 @@ def parse_recipe(path: Path, text: bytes) -> Recipe:
 
 
 def _recipe(path: Path, files: Sequence[YamlFile]) -> Recipe:
-    documents: list[Document] = []
-    names: set[str] = set()
-    for number, file in enumerate(files):
-        document = _document(file)
-        is_last = number == len(files) - 1
-        if document.name is None and not is_last:
-            raise file.error(
-                ("name",), "missing: later stages cannot use this one. Add `name: ...`"
-            )
-        if document.name in names:
-            raise file.error(("name",), f"an earlier stage is called {document.name}. Rename one")
-        if document.name is not None:
-            names.add(document.name)
-        documents.append(document)
-    for number, document in enumerate(documents[:-1]):
-        if not any(document.name in _references(later) for later in documents[number + 1 :]):
-            what = f"no later stage uses {document.name}. Remove it, or name it as a model"
-            raise document.file.error(("name",), what)
-    return Recipe(path, files[0].text, tuple(documents))
-
-
-def _references(document: Document) -> Iterator[str | None]:
-    yield document.base_model
-    for module in document.modules:
-        for part in module.slices:
-            yield part.base_model
-            yield from (source.model for source in part.sources)
+    documents = tuple(map(_document, files))
+    check_names(documents)
+    return Recipe(path, files[0].text, documents)
 
 
 def _document(file: YamlFile) -> Document:
@@ -67,18 +48,21 @@ def _document(file: YamlFile) -> Document:
     content = reader.mapping(file.content, (), known=_KEYS, required=("merge_method",))
     name = reader.text(content["name"], ("name",)) if "name" in content else None
     base = content.get("base_model")
-    base = None if base is None else reader.text(base, ("base_model",))
+    base = None if base is None else read_reference(reader, base, ("base_model",))
     method = _method(reader, content)
     dtype = reader.dtype(content.get("dtype"), ("dtype",))
     out_dtype = reader.dtype(content.get("out_dtype"), ("out_dtype",))
-    check_tokenizer(reader, content, base)
     if method is None:
         raise file.errors(reader.faults)
     settings = read_settings(
         reader, content.get("parameters"), ("parameters",), method, of_a_model=False
     )
     modules = tuple(_modules(reader, content, method))
-    document = Document(file, name, method, base, modules, settings, dtype, out_dtype)
+    vocabulary = read_vocabulary(reader, content)
+    template = read_template(reader, content.get("chat_template"))
+    document = Document(
+        file, name, method, base, modules, settings, dtype, out_dtype, vocabulary, template
+    )
     if not reader.faults:
         reader.faults += _faults(document)
     if reader.faults:
@@ -92,12 +76,8 @@ def _method(reader: Reader, content: Any) -> Method | None:
     name = reader.text(content["merge_method"], ("merge_method",))
     if name is None or name in METHODS:
         return None if name is None else METHODS[name]
-    exist = ", ".join(METHODS)
-    if name in NOT_YET:
-        what = f"{name} is not supported yet. Methods that exist: {exist}"
-    else:
-        hint = did_you_mean(name, METHODS)
-        what = f"unknown method {shown(name)}.{hint} Methods that exist: {exist}"
+    hint, exist = did_you_mean(name, METHODS), ", ".join(METHODS)
+    what = f"unknown method {shown(name)}.{hint} Methods that exist: {exist}"
     reader.fault(("merge_method",), what)
     return None
 
@@ -146,7 +126,7 @@ def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Itera
             item, here, known=("sources", "base_model", "parameters"), required=("sources",)
         )
         base = known.get("base_model")
-        base = None if base is None else reader.text(base, (*here, "base_model"))
+        base = None if base is None else read_reference(reader, base, (*here, "base_model"))
         settings = read_settings(
             reader, known.get("parameters"), (*here, "parameters"), method, of_a_model=False
         )
@@ -160,15 +140,21 @@ def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Itera
 def _source(
     reader: Reader, value: Any, at: Location, method: Method, more: dict[str, None]
 ) -> Source | None:
+    if method.statistics is not None:
+        more = {**more, "statistics": None}
     known = reader.mapping(value, at, known=("model", "parameters", *more), required=("model",))
-    model = reader.text(known["model"], (*at, "model")) if "model" in known else None
+    at_model = (*at, "model")
+    model = read_reference(reader, known["model"], at_model) if "model" in known else None
     settings = read_settings(
         reader, known.get("parameters"), (*at, "parameters"), method, of_a_model=True
     )
     layers = None
     if known.get("layer_range") is not None:
         layers = _layer_range(reader, known["layer_range"], (*at, "layer_range"))
-    return None if model is None else Source(model, layers, settings, at)
+    statistics = None
+    if "statistics" in known:
+        statistics = reader.text(known["statistics"], (*at, "statistics"))
+    return None if model is None else Source(model, layers, settings, at, statistics)
 
 
 def _layer_range(reader: Reader, value: Any, at: Location) -> tuple[int, int] | None:
@@ -188,6 +174,8 @@ def _faults(document: Document) -> Iterator[tuple[Location, str]]:
     method = document.method
     if method.needs_base and document.base_model is None:
         yield ("base_model",), f"missing: {method.name} adds to a base. Add it"
+    if document.vocabulary is not None:
+        yield from strange_models(document.vocabulary, document.references)
     for module in document.modules:
         for part in module.slices:
             yield from _faults_of_slice(document, module, part)
@@ -205,8 +193,13 @@ def _faults_of_slice(
             yield source.at, what
         seen.add((source.model, source.layers))
         if method.uses_base and source.model == base:
+            if source.statistics is not None:
+                yield (*source.at, "statistics"), "the base is not weighed. Remove them"
             continue
         counted += 1
+        if method.statistics is not None and source.statistics is None:
+            what = f"{source.model} has none, and {method.name} weighs by them"
+            yield (*source.at, "statistics"), f"missing: {what}. Add `statistics: PATH`"
         levels = (source.settings, part.settings, module.settings, document.settings)
         for parameter in method.of_models:
             if parameter.required and not any(level.get(parameter.name) for level in levels):
@@ -225,7 +218,9 @@ def _faults_of_counts(
         yield part.at, f"{method.name} takes {method.fewest_models} models or more. Add one"
     elif method.most_models is not None and counted > method.most_models:
         models = "one model" if method.most_models == 1 else f"{method.most_models} models"
-        yield part.at, f"{method.name} takes {models} at most, found {counted}. Remove the others"
+        beside = " beside the base" if method.uses_base and base is not None else ""
+        what = f"{method.name} takes {models} at most{beside}, found {counted}"
+        yield part.at, f"{what}. Remove the others"
     lengths = {end - first for first, end in (s.layers for s in part.sources if s.layers)}
     if len(lengths) > 1:
         counts = ", ".join(map(str, sorted(lengths)))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tvmerge.dtype import parse_dtype
 from tvmerge.errors import ConfigError, did_you_mean
-from tvmerge.untrusted import shown
-from tvmerge.yaml_file import Location
+from tvmerge.files.dtype import parse_dtype
+from tvmerge.files.untrusted import shown
+from tvmerge.files.yaml_file import Location
+
+_PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
 class Reader:
@@ -78,7 +81,13 @@ class Reader:
         try:  # YAML reads 1e-3 as text
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            self.fault(at, f"expected a valid number, found {shown(value)}")
+            percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+            hint = f". Write {float(percent[1]) / 100:g}" if percent else ""
+            self.fault(
+                at,
+                "expected a number, a list of numbers (a gradient over layers), or a list of "
+                f"filter and value; found {shown(value)}{hint}",
+            )
             return None
         if not math.isfinite(number):
             self.fault(at, f"expected a finite number, found {number}")

@@ -2,43 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from tvmerge.assembly import AssembledInput, AssembledTensor, Assembly, Model
-from tvmerge.errors import did_you_mean
-from tvmerge.hub import resolve as find_model
+from tvmerge.checkpoints.heads import is_head
+from tvmerge.checkpoints.hub import resolve as find_model
+from tvmerge.checkpoints.tokenizer_files import TokenizerFiles
+from tvmerge.errors import FormatError, did_you_mean
 from tvmerge.methods import Method
+from tvmerge.plans.assembly import AssembledInput, AssembledTensor, Assembly, Model
+from tvmerge.plans.sums import Operand
+from tvmerge.recipe.aligning import Open, align
 from tvmerge.recipe.checking import Checks
 from tvmerge.recipe.document import Document, Module, Recipe, Settings, Slice, Source
-from tvmerge.recipe.layers import Layers, is_after_layers, is_head
-from tvmerge.recipe.opening import Find, open_model, stage_model
+from tvmerge.recipe.layers import Layers, is_after_layers
+from tvmerge.recipe.opening import Find, open_model
 from tvmerge.recipe.settings import resolve
 from tvmerge.recipe.stacked_config import stacked_config
+from tvmerge.recipe.stages import Stages
+from tvmerge.recipe.statistics import StatisticsFiles
 from tvmerge.recipe.tied import named_in, tie_path, ties_head
-from tvmerge.sums import Operand
 
 
-def assemble(recipe: Recipe, *, find: Find = find_model, listed: int | None = 5) -> Assembly:
-    """What the recipe's last stage is made of; earlier stages are folded into it.
+def assemble(
+    recipe: Recipe,
+    *,
+    find: Find = find_model,
+    listed: int | None = 5,
+    threads: int | None = None,
+) -> Assembly:
+    """What the recipe's last stage is made of; earlier stages are folded into it, or planned.
 
-    Only headers are read. Raises ConfigError for what the recipe says of tensors that are not
-    there, MismatchError, which names the first `listed` tensors at fault, where the models do not
-    fit together, FormatError where one cannot be opened.
+    Of weights only headers are read, where the tokenizer asks for it the rows of tokens, and
+    adapters, which `threads` expand (None: all). Raises ConfigError for what the recipe says of
+    tensors and tokens that are not there, MismatchError, which names the first `listed` tensors at
+    fault, where the models do not fit together, FormatError where one, or its tokenizer, cannot be
+    opened.
     """
     models: dict[str, Model] = {}
+    stages = Stages()
 
     def opened(reference: str) -> Model:
         if reference not in models:
-            models[reference] = open_model(reference, find)
+            try:
+                models[reference] = open_model(reference, find, threads)
+            except FormatError as error:
+                hint = did_you_mean(reference, stages.names)
+                if not hint:
+                    raise
+                raise FormatError(f"{error}.{hint}") from error
         return models[reference]
 
     for document in recipe.documents:
-        assembly = _Resolver(document, opened, listed).assembly()
+        assembly = stages.into(partial(_resolved, document, find, listed), opened)
         if document.name is not None:
-            models[document.name] = stage_model(document.name, assembly)
+            stages.add(document.name, assembly)
     return assembly
+
+
+def _resolved(document: Document, find: Find, listed: int | None, opened: Open) -> Assembly:
+    aligned, tokenizer = align(document, opened, find)
+    return _Resolver(document, aligned, find, listed).assembly(tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +78,7 @@ class _Part:
 
 
 class _Resolver:
-    def __init__(self, document: Document, opened: Callable[[str], Model], listed: int | None):
+    def __init__(self, document: Document, opened: Open, find: Find, listed: int | None) -> None:
         self.document, self.opened = document, opened
         self.method: Method = document.method
         first = document.base_model or document.modules[0].slices[0].sources[0].model
@@ -60,14 +86,20 @@ class _Resolver:
         self.layers = Layers(self.donor.entries, self.donor.config)
         self.known: dict[str, Layers] = {}
         self.checks = Checks(document, self.donor, listed)
+        self.statistics = StatisticsFiles(document.method, find)
         self.origins: list[tuple[Model, int]] = []
 
-    def assembly(self) -> Assembly:
+    def assembly(self, tokenizer: TokenizerFiles | None) -> Assembly:
         tensors = [tensor for module in self.document.modules for tensor in self._module(module)]
+        self.checks.faults |= self.statistics.faults(self.document.modules)
         self.checks.raise_faults(tensors)
         config = dict(self.donor.changes) | dict(self._config(tensors))
         return Assembly(
-            self.donor.donor, tuple(self._in_order(tensors)), self.document.output_dtype, config
+            self.donor.donor,
+            tuple(self._in_order(tensors)),
+            self.document.output_dtype,
+            config,
+            tokenizer or self.donor.tokenizer,
         )
 
     def _config(self, tensors: Sequence[AssembledTensor]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -177,14 +209,14 @@ class _Resolver:
 
     def _same_name(self, part: _Part, name: str) -> Iterator[AssembledTensor]:
         found = self.layers.place(name)
-        place = 0.0
+        place = None
         if found is not None:
             depth = self.layers.depths[found.prefix]
             place = found.number / (depth - 1) if depth > 1 else 1.0
         yield from self._tensor(part, name, [name] * len(part.models), place)
 
     def _tensor(
-        self, part: _Part, name: str, names: Sequence[str], place: float
+        self, part: _Part, name: str, names: Sequence[str], place: float | None
     ) -> Iterator[AssembledTensor]:
         """The tensor, unless no input has it or a fault stands in its way."""
         outer = (part.slice.settings, part.module.settings, self.document.settings)
@@ -196,6 +228,7 @@ class _Resolver:
             AssembledTensor(
                 name=name,
                 method=self.method.name,
+                place=place,
                 parameters={key: value for key, value in shared.items() if value is not None},
                 inputs=inputs,
                 base=base,
@@ -204,12 +237,13 @@ class _Resolver:
         )
 
     def _inputs(
-        self, part: _Part, name: str, names: Sequence[str], place: float
+        self, part: _Part, name: str, names: Sequence[str], place: float | None
     ) -> tuple[tuple[AssembledInput, ...], int | None]:
         """The inputs that have the tensor, with their parameters, and which of them is the base."""
         outer = (part.slice.settings, part.module.settings, self.document.settings)
         wanted_base = part.base if self.method.uses_base else None
         inputs: list[AssembledInput] = []
+        sources: list[Source] = []
         base: int | None = None
         for model, source, tensor in zip(part.models, part.slice.sources, names, strict=True):
             held = self.checks.held(model, tensor, name)
@@ -221,6 +255,8 @@ class _Resolver:
             levels = (source.settings, *outer)
             values = self._values(levels, source, tensor, place, optional=is_base)
             inputs.append(AssembledInput(model, held, values))
+            sources.append(source)
+        inputs = self.statistics.given(inputs, sources)
         if wanted_base is not None and base is None:
             held = self.checks.held(wanted_base, names[0], name)
             if held is not None:
@@ -243,7 +279,7 @@ class _Resolver:
         levels: Sequence[Settings],
         source: Source,
         tensor: str,
-        place: float,
+        place: float | None,
         *,
         optional: bool,
     ) -> dict[str, float | bool]:

@@ -7,11 +7,11 @@ from itertools import chain
 from typing import Any
 
 from tvmerge.errors import did_you_mean
+from tvmerge.files.untrusted import shown
+from tvmerge.files.yaml_file import Location
 from tvmerge.methods import Method, Parameter
 from tvmerge.recipe.document import Scalar, Setting, Settings
 from tvmerge.recipe.reading import Reader
-from tvmerge.untrusted import shown
-from tvmerge.yaml_file import Location
 
 
 def read_settings(
@@ -44,9 +44,13 @@ def _unknown(key: str, method: Method, names: Mapping[str, Parameter]) -> str:
 
 
 def _settings(reader: Reader, value: Any, at: Location, parameter: Parameter) -> Iterable[Setting]:
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        for number, item in enumerate(value):
-            place = (*at, number)
+    filtered: list[tuple[Location, Any]] = []
+    if isinstance(value, dict):  # one alone, as mergekit takes it
+        filtered = [(at, value)]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        filtered = [((*at, number), item) for number, item in enumerate(value)]
+    if filtered:
+        for place, item in filtered:
             pair = reader.mapping(item, place, known=("filter", "value"), required=("value",))
             if "value" not in pair:
                 continue
@@ -81,23 +85,30 @@ def _value(
 
 def _scalar(reader: Reader, value: Any, at: Location, parameter: Parameter) -> Scalar | None:
     found = reader.scalar(value, at, parameter.kind)
-    if found is not None and parameter.least is not None and found < parameter.least:
-        reader.fault(at, f"expected {parameter.least:g} or more, found {found:g}")
+    if found is None:
+        return None
+    least, most = parameter.least, parameter.most
+    if least is not None and most is not None and not least <= found <= most:
+        hint = f". For {found:g} % write {found / 100:g}" if most == 1 < found <= 100 else ""
+        reader.fault(at, f"expected a share from {least:g} to {most:g}, found {found:g}{hint}")
+        return None
+    if least is not None and found < least:
+        reader.fault(at, f"expected {least:g} or more, found {found:g}")
         return None
     return found
 
 
 def resolve(
-    levels: Sequence[Settings], parameter: Parameter, name: str, place: float
+    levels: Sequence[Settings], parameter: Parameter, name: str, place: float | None
 ) -> Scalar | None:
-    """A parameter's value for the tensor `name`, at `place` (0 to 1) of its slice's layers.
+    """A parameter's value for the tensor `name`, at `place` (0 to 1) of its slice's layers, if any.
 
     Of the levels, and of the settings within each, the first that matches counts. None: nothing
     does, and there is no default.
     """
     for setting in chain.from_iterable(level.get(parameter.name, ()) for level in levels):
         if setting.matches(name):
-            return _at(setting.value, place)
+            return _at(setting.value, place or 0.0)
     return parameter.default
 
 

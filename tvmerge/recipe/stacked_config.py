@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tvmerge.assembly import Model
 from tvmerge.errors import MismatchError
+from tvmerge.plans.assembly import Model
 from tvmerge.recipe.layers import Layers
 
 _LISTS = ("layer", "block")  # a list whose key says so has a value for every layer

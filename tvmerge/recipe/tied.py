@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from tvmerge.assembly import Model
-from tvmerge.recipe.layers import is_embedding, is_head
+from tvmerge.checkpoints.heads import is_embedding, is_head, ties_embedding
+from tvmerge.plans.assembly import Model
 
 
 def ties_head(model: Model, name: str) -> bool:
     """Whether the head `name` is not stored, because the model takes its embedding for it."""
-    if not is_head(name) or name in model.entries:
-        return False
-    texts = [model.config, *(v for v in model.config.values() if isinstance(v, dict))]
-    said = [one["tie_word_embeddings"] for one in texts if "tie_word_embeddings" in one]
-    return all(said)
+    return is_head(name) and name not in model.entries and ties_embedding(model.config)
 
 
 def tie_path(model: Model) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""One fine-tune: described, run on one worker or several, resumed from its last checkpoint."""

@@ -1,0 +1,1 @@
+"""Grades of what the models said, by another model."""

@@ -1,0 +1,1 @@
+"""A causal language model asked: prompts, and log-probabilities of many answers at once."""

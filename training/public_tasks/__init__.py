@@ -1,0 +1,1 @@
+"""Public tasks of EleutherAI's language model evaluation harness."""

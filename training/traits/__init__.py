@@ -1,0 +1,1 @@
+"""Traits and their items: read, checked, linted."""

@@ -1,0 +1,1 @@
+"""Models and task vectors as expressions: added, negated, scaled, saved or filled in memory."""

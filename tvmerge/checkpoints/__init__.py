@@ -1,0 +1,1 @@
+"""Folders that hold a model: which file holds which tensor, and whether two fit together."""

@@ -1,0 +1,1 @@
+"""Task vectors in less space: packed into few bits, or as a LoRA adapter."""

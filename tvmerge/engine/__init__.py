@@ -1,0 +1,1 @@
+"""What the native engine takes and gives: jobs, measurements, decisions, and its device."""

@@ -1,0 +1,1 @@
+"""One merge on several machines of a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Inputs that become files first: adapters, packed vectors, embeddings of another vocabulary."""

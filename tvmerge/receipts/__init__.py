@@ -1,0 +1,1 @@
+"""What proves a merge later: its receipt, made, read and held against the files."""

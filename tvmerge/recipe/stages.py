@@ -1,0 +1,107 @@
+"""The earlier stages of a recipe, as models that later ones name.
+
+A stage is folded into a later one where that is a sum of it. Where it is not (a method that
+measures or elects, whose inputs or whose result have to lie somewhere), the stage is written first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from tvmerge.checkpoints.stored import read_config
+from tvmerge.merging.order import MODEL, Order, Variant
+from tvmerge.merging.output import dtype_keys
+from tvmerge.merging.stages import planned
+from tvmerge.plans.assembly import Assembly, Model
+from tvmerge.plans.sums import Operand, TensorSum
+from tvmerge.recipe.aligning import Open
+from tvmerge.recipe.folding import cannot_fold, fold, sums_of
+
+
+class Stages:
+    """Those resolved so far, by name."""
+
+    def __init__(self) -> None:
+        self._assemblies: dict[str, Assembly] = {}
+        self._folded: dict[str, Model] = {}
+        self._written: dict[str, Model] = {}
+
+    def add(self, name: str, assembly: Assembly) -> None:
+        """Give the stage to later documents."""
+        self._assemblies[name] = assembly
+        self._folded[name] = _folded(name, assembly)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What they are called."""
+        return tuple(self._assemblies)
+
+    def into(self, resolve: Callable[[Open], Assembly], opened: Open) -> Assembly:
+        """A later document, resolved with stages folded into it, or else from their files.
+
+        `resolve` is told how to open a model; what is no stage is `opened`. Raises what planning a
+        stage that has to be written raises.
+        """
+        written: set[str] = set()
+
+        def model(reference: str) -> Model:
+            if reference not in self._assemblies:
+                return opened(reference)
+            return self._model(reference, written=reference in written)
+
+        while True:
+            assembly = resolve(model)
+            more = cannot_fold(assembly) if self._assemblies else set()
+            if more <= written:
+                return assembly
+            written |= more
+
+    def _model(self, name: str, *, written: bool) -> Model:
+        if not written:
+            return self._folded[name]
+        if name not in self._written:
+            self._written[name] = _written(name, self._assemblies[name], self._folded[name])
+        return self._written[name]
+
+
+def _folded(name: str, assembly: Assembly) -> Model:
+    """What a stage makes as sums of what it is made of: nothing is rounded in between."""
+    sums = {one.name: one for one in sums_of(assembly).tensors}
+    entries = {one.name: one.like.slot.entry._replace(name=one.name) for one in sums.values()}
+    config = dict(read_config(assembly.donor.folder))
+    for path, value in assembly.config.items():
+        if len(path) == 1:
+            config[path[0]] = value
+        else:
+            config[path[0]] = _with(config.get(path[0], {}), path[1:], value)
+    return Model(name, assembly.donor, entries, config, sums, assembly.config, assembly.tokenizer)
+
+
+def _written(name: str, assembly: Assembly, folded: Model) -> Model:
+    """What a stage makes as it will lie on the disk when the merge is run, in its own dtypes."""
+    model = fold(assembly)
+    order = Order(
+        kind=MODEL,
+        donor=assembly.donor,
+        variants=(Variant(weighting=model.weighting),),
+        dtype=assembly.dtype,
+        tokenizer=assembly.tokenizer,
+    )
+    stored = planned(name, order)
+    sums = {}
+    for tensor in folded.entries:
+        operand = Operand(stored, tensor)
+        sums[tensor] = TensorSum(tensor, operand, {operand: Fraction(1)})
+    entries = {tensor: one.like.slot.entry for tensor, one in sums.items()}
+    changes = dict(folded.changes)
+    if assembly.dtype is not None:
+        changes |= dtype_keys(folded.config, assembly.dtype)
+    return replace(folded, entries=entries, sums=sums, changes=changes)
+
+
+def _with(content: Mapping[str, Any], path: Sequence[str], value: Any) -> dict[str, Any]:
+    below = value if len(path) == 1 else _with(content.get(path[0], {}), path[1:], value)
+    return {**content, path[0]: below}
