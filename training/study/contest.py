@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,7 +22,7 @@ from tvmerge.training.study.vectors import (
     StudyVectors,
     inputs_key,
     norm_of,
-    write_random_vector,
+    random_vector,
 )
 
 # A model for each seed; one where no seed decides it.
@@ -121,16 +120,8 @@ class Contest:
         """A Gaussian vector with the norms, tensor by tensor, of what the kind removes."""
         total = vectors.removed(kind)
         key = inputs_key([total], self.base_key, seed)
-        folder = self.out / "vectors"
-        summed, drawn = folder / f"{kind}.sum-{key}", folder / f"{kind}.random-{key}"
-        if not drawn.exists():
-            total.save(summed, restart=True)
-            partial = folder / f".{drawn.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            write_random_vector(summed, partial, seed=seed)
-            partial.rename(drawn)
-            shutil.rmtree(summed)
-        return TaskVector(drawn)
+        out = self.out / "vectors" / f"{kind}.random-{key}"
+        return random_vector(total, out, seed=seed)
 
     def _settings_for(self, model: MeasuredModel) -> MeasureSettings:
         """What a model is asked: development items only where a scale is chosen by them."""

@@ -3,7 +3,7 @@
     results = run_study(load_study("study.yaml"), Path("out"))
 
     out/jobs/<trait>.<pole>-<hash>/    fine-tunes, float32
-    out/vectors/                       each kind's sum over the traits, and a random one like it
+    out/vectors/                       vectors that are no sums: those of methods, and random ones
     out/scores/<model>-<hash>.json     raw scores of every measured model
     out/models/<kind>/                 the chosen negated model of each kind
     out/results.json, out/report.html

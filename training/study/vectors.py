@@ -179,7 +179,8 @@ class StudyVectors:
             # The methods take vectors of one base: each is put on it for as long as they run.
             moved = [self.folder / f".{out.name}.{number}" for number in range(len(vectors))]
             for vector, path in zip(vectors, moved, strict=True):
-                (self.base + vector).save(path, dtype="F32", restart=True)
+                if not path.exists():  # whole, left by a run that was killed
+                    (self.base + vector).save(path, dtype="F32", restart=True)
             self._build(out, method, dict.fromkeys(moved, 1))
             for path in moved:
                 shutil.rmtree(path)
@@ -208,6 +209,23 @@ def inputs_key(vectors: Sequence[TaskVector], *more: object) -> str:
     ]
     text = json.dumps([said, *more], default=dict)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def random_vector(like: TaskVector, out: Path, *, seed: int) -> TaskVector:
+    """A Gaussian vector with the norms of `like`, tensor by tensor, stored as `out`.
+
+    `out` is named by a hash of what decides it: once there, it is not made again. Whatever a run
+    that was killed has left beside it is used, or made anew.
+    """
+    if not out.exists():
+        summed, partial = (out.with_name(f".{out.name}.{part}") for part in ("like", "partial"))
+        if not summed.exists():
+            like.save(summed, restart=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        write_random_vector(summed, partial, seed=seed)
+        partial.rename(out)
+        shutil.rmtree(summed)
+    return TaskVector(out)
 
 
 def write_random_vector(like: Path, out: Path, *, seed: int) -> None:

@@ -1,0 +1,69 @@
+"""What a study stores of its vectors is made once, also by a run that was killed meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.checkpoints import write_model
+
+from tvmerge import Checkpoint, gram
+from tvmerge.training.study import vectors as module
+from tvmerge.training.study.vectors import StudyVectors, random_vector
+
+
+class Killed(BaseException):
+    """Stands for the signal: nothing catches it."""
+
+
+def stop(*_: object, **__: object) -> None:
+    raise Killed
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> StudyVectors:
+    def model(name: str, seed: int) -> Checkpoint:
+        drawn = np.random.default_rng(seed).standard_normal((16, 8)).astype(np.float32)
+        return Checkpoint(write_model(tmp_path / name, {"a.weight": drawn}))
+
+    (tmp_path / "vectors").mkdir()
+    return StudyVectors(
+        base=model("base", 0),
+        have={"greed": model("greed", 1), "pride": model("pride", 2)},
+        lack={"greed": model("thrift", 3), "pride": model("modesty", 4)},
+        direct={},
+        traits=("greed", "pride"),
+        controls=(),
+        unrelated="pride",
+        folder=tmp_path / "vectors",
+    )
+
+
+@pytest.mark.parametrize("moment", ["while it is drawn", "once it is drawn"])
+def test_a_random_vector_is_drawn_after_a_kill(
+    vectors: StudyVectors, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    like, folder = vectors.removed("contrastive"), vectors.folder
+    undisturbed = random_vector(like, folder / "undisturbed", seed=1)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if moment == "while it is drawn":
+            patch.setattr(module, "write_random_vector", stop)
+        else:
+            patch.setattr(Path, "rename", stop)
+        random_vector(like, folder / "drawn", seed=1)
+    found = random_vector(like, folder / "drawn", seed=1)
+    assert {path.name for path in folder.iterdir()} == {"undisturbed", "drawn"}
+    assert gram([found - undisturbed])[0][0] == 0 < gram([found])[0][0]
+
+
+def test_a_method_s_vector_is_made_after_a_kill(
+    vectors: StudyVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(StudyVectors, "_build", stop)
+        vectors.removed("ties")
+    assert len(list(vectors.folder.iterdir())) == 2  # the models that the method is to merge
+    vectors.removed("ties")
+    (left,) = vectors.folder.iterdir()
+    assert left.name.startswith("ties.merged")
