@@ -63,6 +63,9 @@ struct CardPart {
   // Whether every element is drawn, or the bits of its row's factor; null: drawn here.
   const std::uint32_t* limits;
   bool of_variance, weighed, limited;
+  // Nothing is cut from above, and from below not NaN's keys: magnitudes can be compared
+  // as they are.
+  bool compares_numbers;
 };
 
 inline CardCut card_cut(const Cut& cut) {
@@ -89,7 +92,8 @@ CardPart<Sum> card_part(const Part& part, const Term* terms, double factor, doub
           part.keep.row != 0 ? limits : nullptr,
           part.keep.of_variance,
           part.keep.factors != nullptr,
-          std::isfinite(part.limit)};
+          std::isfinite(part.limit),
+          part.keep.inner.key == kNone.key && part.keep.outer.key < 0x7f800000u};
 }
 
 // How many of `count` elements, the first being `element` of its tensor, come before the

@@ -98,12 +98,24 @@ class TileAgreement {
     const std::uint64_t element = all_.first + first_;
     const unsigned outer = ties_left(part.outer, element, kCount);
     const unsigned inner = ties_left(part.inner, element, kCount);
+    const auto is_drawn = [&](unsigned e) {
+      return !Random || drawn_[Random ? p : 0].at(pass, e);
+    };
+    if (part.compares_numbers && outer % kCount == 0) {
+      const Sum least = ops::float_of(outer != 0 ? part.outer.before : part.outer.after);
+#pragma unroll
+      for (unsigned e = 0; e < kCount; ++e) {
+        const Sum delta = held.decoded(e) - x[e];
+        const bool kept = is_drawn(e) && !(fabsf(delta) < least);
+        values[e] = kept ? part.factor * delta : Sum{0};
+      }
+      return;
+    }
 #pragma unroll
     for (unsigned e = 0; e < kCount; ++e) {
       const Sum delta = held.decoded(e) - x[e];
-      const bool drawn = !Random || drawn_[Random ? p : 0].at(pass, e);
       values[e] =
-          cut_value(part, delta, static_cast<float>(delta), e < outer, e < inner, drawn);
+          cut_value(part, delta, delta, e < outer, e < inner, is_drawn(e));
     }
   }
 
@@ -117,16 +129,21 @@ class TileAgreement {
     }
     if (!all_.elects) return;
     Sum weight[kCount];
+    // As ops::agrees, in two instructions.
+    const std::uint32_t kept_bits = all_.any_sign ? 0x7fffffffu : ~0u;
 #pragma unroll
     for (unsigned e = 0; e < kCount; ++e) {
       const Sum whole = y[e];
-      const bool negative = whole < 0;
+      const std::uint32_t turned = whole < 0 && !all_.any_sign ? 0x80000000u : 0u;
       y[e] = weight[e] = 0;
 #pragma unroll
       for (unsigned p = 0; p < Parts; ++p) {
-        const bool agrees = ops::agrees(values[p][e], negative, all_.any_sign);
-        y[e] += agrees ? all_.parts[p].late * values[p][e] : Sum{0};
-        weight[e] += agrees ? all_.parts[p].own : Sum{0};
+        const Sum value = values[p][e];
+        const std::uint32_t with_sign = (ops::bits_of(value) & kept_bits) ^ turned;
+        if (!(ops::float_of(with_sign) <= 0)) {
+          y[e] += all_.parts[p].late * value;
+          weight[e] += all_.parts[p].own;
+        }
       }
       if (all_.least > 0)
         y[e] = ops::backed(y[e], counted(values, e, whole) >= all_.least);
