@@ -302,9 +302,9 @@ def test_a_plan_states_the_cost(folder: Path, tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, small).exit_code == MemoryLimitError.exit_code
 
 
-@pytest.mark.parametrize(("value", "what"), [(1.1, "expected 0 to 1"), (-0.1, "expected 0 or")])
-def test_iso_cts_refuses_what_is_no_share(folder: Path, value: float, what: str) -> None:
+@pytest.mark.parametrize("value", [1.1, -0.1])
+def test_iso_cts_refuses_what_is_no_share(folder: Path, value: float) -> None:
     models: dict[str, dict[str, float]] = {"a": {}}
     text = recipe(folder, "iso_cts", models, common_space_fraction=value)
-    with pytest.raises(ConfigError, match=what):
+    with pytest.raises(ConfigError, match=f"expected a share from 0 to 1, found {value}"):
         build(parse_recipe(Path("r"), text.encode()))

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_tokenizers
 import torch
 from click.testing import CliRunner
+from recipe import tiny_tokenizers
 from recovery.fault_runs import KILLED, FaultyDisk, contents, faulty_disk, write_inputs
 from support.adapters import write_adapter
 from support.checkpoints import read_model, write_file, write_model

@@ -18,7 +18,12 @@ from tvmerge.training.lm.prompts import PromptStyle, render, render_prompt
 from tvmerge.training.lm.scoring import score, score_one_by_one, shares_prefixes_exactly, window_nll
 from tvmerge.training.lm.torch_session import torch_threads
 from tvmerge.training.lm.trie import Query, pack_queries
-from tvmerge.training.measuring.measure import answer_greedily, measure_model, score_items
+from tvmerge.training.measuring.measure import (
+    HELDOUT_TEXT,
+    answer_greedily,
+    measure_model,
+    score_items,
+)
 from tvmerge.training.measuring.measurement import measure
 from tvmerge.training.traits.trait import Item, Trait
 
@@ -219,7 +224,7 @@ def test_an_expression_is_measured_in_memory_with_the_scores_of_its_saved_folder
 
 
 def test_the_shipped_text_is_long_enough_and_says_where_it_is_from() -> None:
-    text = measure.HELDOUT_TEXT.read_text(encoding="utf-8")
+    text = HELDOUT_TEXT.read_text(encoding="utf-8")
     assert 10_000 < len(text.encode()) < 20_000
-    readme = (measure.HELDOUT_TEXT.parent / "README.md").read_text(encoding="utf-8")
-    assert "public domain" in readme and measure.HELDOUT_TEXT.name in readme
+    readme = (HELDOUT_TEXT.parent / "README.md").read_text(encoding="utf-8")
+    assert "public domain" in readme and HELDOUT_TEXT.name in readme
