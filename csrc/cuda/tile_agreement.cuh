@@ -114,8 +114,7 @@ class TileAgreement {
 #pragma unroll
     for (unsigned e = 0; e < kCount; ++e) {
       const Sum delta = held.decoded(e) - x[e];
-      values[e] =
-          cut_value(part, delta, delta, e < outer, e < inner, is_drawn(e));
+      values[e] = cut_value(part, delta, delta, e < outer, e < inner, is_drawn(e));
     }
   }
 

@@ -24,7 +24,6 @@ from tvmerge.training.measuring.measure import (
     measure_model,
     score_items,
 )
-from tvmerge.training.measuring.measurement import measure
 from tvmerge.training.traits.trait import Item, Trait
 
 ITEMS = (
