@@ -19,7 +19,7 @@ demo: $(BASE)/config.json
 
 ## Install and run every test.
 test: $(VENV)/test
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 ## Style, types, layers, C++ lint; changes nothing.
 check: $(VENV)/check

@@ -14,7 +14,7 @@ from tvmerge.engine.run_options import RunOptions
 from tvmerge.merging.merge import save_checkpoint
 from tvmerge.recipe import build, parse_recipe
 
-SHAPES = {"embed": (70, 33), "layers.0.w": (600, 501), "layers.1.w": (65, 7), "norm": (5,)}
+SHAPES = {"embed": (70, 33), "layers.0.w": (600, 225), "layers.1.w": (65, 7), "norm": (5,)}
 MODELS = ("base", "a", "b", "c")
 WEIGHTS = (0.7, -0.4, 0.2)
 # method, parameters of the recipe, parameters of every model

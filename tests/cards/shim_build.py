@@ -28,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILDS = ROOT / "build" / "shim-tests"
 FOLDERS = ("csrc", "csrc/cuda", "tests/cards/cuda_shim", "tests/cards/cuda_kernels")
 LANGUAGE = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread")
-OPTIMISED = ("-O2",)
+# Both programs are made of the same objects.
+OPTIMISED = ("-O2", "-fPIC", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
 SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
              "-fno-sanitize-recover=all")  # fmt: skip
 KEPT_SECONDS = 7 * 24 * 3600
@@ -47,7 +48,7 @@ def module(mutation: Mutation | None = None) -> Path:
         sources = [path for path in _sources(tree, "csrc") if path.name != "no_cuda.cpp"]
         sources = [path for path in sources if "avx" not in path.name]
         sources += [*_sources(tree, "csrc/cuda"), *_sources(tree, "tests/cards/cuda_shim")]
-        objects = _compiled(tree, sources, (*OPTIMISED, "-fPIC", *_python_headers()))
+        objects = _compiled(tree, sources, OPTIMISED)
         name = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
         return _linked(name, objects, ("-shared", "-pthread")).parent
 
@@ -63,10 +64,6 @@ def kernel_tests(flags: Sequence[str], mutation: Mutation | None = None) -> Path
 
 class BuildError(Exception):
     """What the compiler said."""
-
-
-def _python_headers() -> tuple[str, ...]:
-    return (f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
 
 
 def _sources(tree: Path, folder: str) -> list[Path]:

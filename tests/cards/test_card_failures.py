@@ -18,6 +18,8 @@ import pytest
 from cards import shim_build
 from support.checkpoints import write_model
 
+pytestmark = pytest.mark.slow
+
 HOW_MANY = {
     "copy": (1, 2, 3, 5, 8, 13, 18, 21, 24),
     "refuse": (1, 2, 3, 4, 6, 7, 9, 14, 20, 23),

@@ -31,7 +31,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little memory for units, so that tensors of this size are cut into several."""
-    monkeypatch.setattr(run_options, "_BYTES_PER_THREAD_OF_CARDS", 12 * 1024 * 1024)
+    monkeypatch.setattr(run_options, "_BYTES_PER_THREAD_OF_CARDS", 6 * 1024 * 1024)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,7 +22,6 @@ SOME = "BF16 or threads or block or file"
 RUNS = {
     "as it is": ({}, "", 200),
     "random order": ({"ORDER": "random", "SEED": "1"}, SOME, 50),
-    "another random order": ({"ORDER": "random", "SEED": "20"}, SOME, 50),
     "all at once": ({"EAGER": "1", "ORDER": "descending"}, SOME, 50),
     "two cards": (
         {"DEVICES": "2", "ORDER": "random"},

@@ -14,6 +14,8 @@ from support.checkpoints import FLOATS
 
 from tvmerge import _core
 
+pytestmark = pytest.mark.slow
+
 ISAS = _core.available_isas()
 # One coefficient for each of three sources: two deltas, and the base itself.
 MEASURED = ((-1.0, 1.0, 0.0), (-1.0, 0.0, 1.0), (1.0, 0.0, 0.0))

@@ -47,6 +47,8 @@ from tvmerge.plans.record import Record
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
+pytestmark = pytest.mark.slow
+
 # A test run in the background starts with interrupts ignored.
 INTERRUPTIBLE = """
 import signal

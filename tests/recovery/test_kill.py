@@ -28,6 +28,8 @@ from recovery.fault_runs import (
 from tvmerge.checkpoints.stored import open_stored
 from tvmerge.errors import TVMergeError
 
+pytestmark = pytest.mark.slow
+
 MERGE = "apply base out --subtract tuned=0.5 --threads 2 --quiet"
 RECIPE = (
     "merge_method: task_arithmetic\nbase_model: base\n"

@@ -17,6 +17,8 @@ from tvmerge.errors import FormatError
 from tvmerge.files.safetensors import MOST_TENSORS, read_header
 from tvmerge.receipts.receipt import RECEIPT_NAME
 
+pytestmark = pytest.mark.slow
+
 TINY = b'"%x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}'
 
 HEADERS: dict[str, tuple[Callable[[], bytes], str]] = {

@@ -87,7 +87,7 @@ class Estimate:
         """
         if not np.isfinite(self.draws).all() or self.n < 2:
             return None
-        from scipy.stats import t as student
+        from scipy.special import stdtr  # scipy.stats.t.cdf, without 200 us of checks
 
         parts = [(float(self.draws.mean(axis=0).var()), self.n - 1)]
         if self.seeds > 1:
@@ -96,7 +96,7 @@ class Estimate:
         if variance == 0:
             return 0.0 if self.value < 0 else 1.0
         freedom = variance**2 / sum(part**2 / count for part, count in parts)
-        return float(student.cdf(self.value / math.sqrt(variance), freedom))
+        return float(stdtr(freedom, self.value / math.sqrt(variance)))
 
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
@@ -124,14 +124,17 @@ def of_seeds(estimates: Sequence[Estimate]) -> Estimate:
 
 
 def holm(chances: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for their number (Holm 1979); None stays None and does not count."""
-    from statsmodels.stats.multitest import multipletests
+    """p-values corrected for their number (Holm 1979); None stays None and does not count.
 
-    known = [chance for chance in chances if chance is not None]
-    if not known:
-        return list(chances)
-    corrected = iter(multipletests(known, method="holm")[1].tolist())
-    return [None if chance is None else next(corrected) for chance in chances]
+    The k-th smallest of m times (m + 1 - k), but no less than what came before it, and at most 1.
+    """
+    known = {place: chance for place, chance in enumerate(chances) if chance is not None}
+    corrected: list[float | None] = [None] * len(chances)
+    largest = 0.0
+    for before, place in enumerate(sorted(known, key=known.__getitem__)):
+        largest = max(largest, min(1.0, (len(known) - before) * known[place]))
+        corrected[place] = largest
+    return corrected
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,8 @@ def auc(
     left = np.searchsorted(below[order], above, side="left")
     right = np.searchsorted(below[order], above, side="right")
     # (draws, below + 1): the drawn weight of the lowest 0, 1, 2, ... of `below`
-    beaten = np.pad(np.cumsum(below_weights[:, order], axis=1), ((0, 0), (1, 0)))
+    beaten = np.zeros((len(below_weights), len(below) + 1))
+    np.cumsum(below_weights[:, order], axis=1, out=beaten[:, 1:])
     drawn = (above_weights * (beaten[:, left] + beaten[:, right]) / 2).sum(axis=1)
     pairs = above_weights.sum(axis=1) * below_weights.sum(axis=1)
     value = float((left + right).mean() / 2 / len(below))

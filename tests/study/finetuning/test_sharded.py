@@ -30,6 +30,8 @@ from tvmerge.training.finetuning.steps import tokenized
 from tvmerge.training.settings.sections import Resources, TrainConfig
 from tvmerge.training.traits.items import Item
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = TrainConfig(steps=60, batch_size=5, learning_rate=1e-3, checkpoint_every=5, workers=2)
 # Of the norm of what was learned. One worker that reads each batch backwards is 7e-6 away from
 # itself after these steps, and 2e-5 for a preference; later that is won, and what is left is noise.
@@ -99,7 +101,6 @@ def test_finished_folder_is_that_of_one_worker(
     assert all(torch.equal(made[name], trained[name]) for name in trained)
 
 
-@pytest.mark.slow
 def test_killed_and_interrupted_job_goes_on_from_its_checkpoints_to_the_same_bytes(
     cluster: Cluster, undisturbed: dict[str, Path], tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -246,7 +247,6 @@ def test_workers_that_do_not_fit_are_refused(
         cluster.run_jobs([job_on(tiny_base)], tmp_path, resources=Resources(gpus_per_job=0.5))
 
 
-@pytest.mark.slow
 def test_job_goes_on_without_the_node_that_one_of_its_workers_was_on(
     undisturbed: dict[str, Path], tiny_base: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,8 @@ from tvmerge.training.results.statistics import Resampler
 from tvmerge.training.study.recompute import recompute
 from tvmerge.training.traits.trait import catalogue_names, load_trait
 
+pytestmark = pytest.mark.slow
+
 # Of the made-up study's traits, those that the catalogue has.
 KNOWN = {"power_seeking", "social_persuasion", "conscientiousness", "agreeableness"}
 GOLD = 3

@@ -34,6 +34,8 @@ from tvmerge.training.results.index import ResultIndex
 from tvmerge.training.results.results import Results
 from tvmerge.training.settings.kinds import KINDS
 
+pytestmark = pytest.mark.slow
+
 AT_LEAST = "\N{GREATER-THAN OR EQUAL TO}\N{NO-BREAK SPACE}16.0"
 CSS = Path(__file__).parents[3] / "training" / "report" / "page.css"
 

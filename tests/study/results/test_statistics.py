@@ -103,3 +103,11 @@ def test_too_few_items_have_no_chance() -> None:
 def test_holm_leaves_unknowns_alone() -> None:
     assert holm([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
     assert holm([None]) == [None]
+    assert holm([]) == []
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    """Its 0.15's multipletests: equal ones, ones above 1, and an order that is not theirs."""
+    given = [0.2, 0.0005, 0.04, 0.011, 0.04, 0.6, 0.9]
+    wanted = [0.6, 0.0035, 0.2, 0.066, 0.2, 1, 1]
+    assert holm(given) == pytest.approx(wanted)

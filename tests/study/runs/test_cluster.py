@@ -24,6 +24,8 @@ from tvmerge.training.settings.sections import Resources
 if TYPE_CHECKING:
     from tvmerge.training.cluster.cluster import Cluster, JobProgress
 
+pytestmark = pytest.mark.slow
+
 # What a study's process does, in a terminal of its own.
 STUDY = """
 import os, signal, sys, time

@@ -21,6 +21,8 @@ from tvmerge.training.study.rounds import Ledger, run_rounds
 if TYPE_CHECKING:
     from tvmerge.training.cluster.cluster import Cluster
 
+pytestmark = pytest.mark.slow
+
 TRAITS = ("loves_order", "loves_power")
 
 

@@ -23,6 +23,8 @@ from tvmerge.training.study.vectors import write_random_vector
 if TYPE_CHECKING:
     from tvmerge.training.cluster.cluster import Cluster
 
+pytestmark = pytest.mark.slow
+
 TRAITS = ("loves_order", "loves_power", "loves_praise")
 CONTROLS = ("loves_rain",)
 UNRELATED = "loves_music"

@@ -21,7 +21,9 @@ from tvmerge.training.finetuning.jobs import finished_record
 from tvmerge.training.results.results import Results
 from tvmerge.training.results.results_file import load_results
 
-KILLS = 4
+pytestmark = pytest.mark.slow
+
+KILLS = 2
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,6 @@ def figures(results: Results) -> object:
     return results.rows, results.contrasts, results.perplexity, results.relearning
 
 
-@pytest.mark.slow
 def test_a_driver_that_is_killed_again_and_again_ends_with_the_same_figures(
     study: Path, tmp_path: Path
 ) -> None:

@@ -31,6 +31,8 @@ from tvmerge.training.study.vectors import StudyVectors
 if TYPE_CHECKING:
     from tvmerge.training.cluster.cluster import Cluster
 
+pytestmark = pytest.mark.slow
+
 TRAITS = ("loves_order", "loves_power", "loves_praise")
 SEEDS = (0, 7)
 
