@@ -17,12 +17,12 @@ from tvmerge.training.results.scales import choose_scale
 from tvmerge.training.results.scores import ModelScores, load_scores
 from tvmerge.training.settings.config import StudyConfig
 from tvmerge.training.settings.kinds import BASE, KINDS, Kind, start_of
+from tvmerge.training.study.random_vector import random_vector
 from tvmerge.training.study.vectors import (
     METHODS,
     StudyVectors,
     inputs_key,
     norm_of,
-    random_vector,
 )
 
 # A model for each seed; one where no seed decides it.

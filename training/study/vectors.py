@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvmerge import Checkpoint, TaskVector, cosines, gram
-from tvmerge.checkpoints.stored import KIND_KEY, TASK_VECTOR
 from tvmerge.errors import NothingChangedError
 from tvmerge.recipe import build, parse_recipe
 from tvmerge.training.results.results import VectorSet
@@ -209,50 +208,6 @@ def inputs_key(vectors: Sequence[TaskVector], *more: object) -> str:
     ]
     text = json.dumps([said, *more], default=dict)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def random_vector(like: TaskVector, out: Path, *, seed: int) -> TaskVector:
-    """A Gaussian vector with the norms of `like`, tensor by tensor, stored as `out`.
-
-    `out` is named by a hash of what decides it: once there, it is not made again. Whatever a run
-    that was killed has left beside it is used, or made anew.
-    """
-    if not out.exists():
-        summed, partial = (out.with_name(f".{out.name}.{part}") for part in ("like", "partial"))
-        if not summed.exists():
-            like.save(summed, restart=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        write_random_vector(summed, partial, seed=seed)
-        partial.rename(out)
-        shutil.rmtree(summed)
-    return TaskVector(out)
-
-
-def write_random_vector(like: Path, out: Path, *, seed: int) -> None:
-    """Store a Gaussian vector whose norm in every tensor is that of the stored vector `like`.
-
-    One tensor is in memory at a time per shard; a tensor's numbers depend on the seed and its name.
-    """
-    import numpy as np
-    from safetensors import safe_open
-    from safetensors.numpy import save_file
-
-    out.mkdir(parents=True)
-    for file in sorted(like.glob("*.safetensors")):
-        drawn = {}
-        with safe_open(file, framework="numpy") as held:
-            for name in held.keys():  # noqa: SIM118 (not a mapping)
-                tensor = held.get_tensor(name)
-                key = hashlib.sha256(f"{seed}\0{name}".encode()).digest()
-                noise = np.random.default_rng(list(key)).standard_normal(
-                    tensor.shape, dtype=np.float32
-                )
-                size = float(np.linalg.norm(noise.astype(np.float64)))
-                wanted = float(np.linalg.norm(tensor.astype(np.float64)))
-                drawn[name] = noise * np.float32(wanted / size if size else 0.0)
-        save_file(drawn, out / file.name, metadata={"format": "pt", KIND_KEY: TASK_VECTOR})
-    for index in like.glob("*.index.json"):
-        (out / index.name).write_bytes(index.read_bytes())
 
 
 def _total(vectors: Sequence[TaskVector]) -> TaskVector:

@@ -17,8 +17,8 @@ from tvmerge.training.report import write_report
 from tvmerge.training.results.results import Results
 from tvmerge.training.results.results_file import load_results
 from tvmerge.training.settings.config import load_study
+from tvmerge.training.study.random_vector import write_random_vector
 from tvmerge.training.study.study import run_study
-from tvmerge.training.study.vectors import write_random_vector
 
 if TYPE_CHECKING:
     from tvmerge.training.cluster.cluster import Cluster

@@ -9,8 +9,9 @@ import pytest
 from support.checkpoints import write_model
 
 from tvmerge import Checkpoint, gram
-from tvmerge.training.study import vectors as module
-from tvmerge.training.study.vectors import StudyVectors, random_vector
+from tvmerge.training.study import random_vector as module
+from tvmerge.training.study.random_vector import random_vector
+from tvmerge.training.study.vectors import StudyVectors
 
 
 class Killed(BaseException):
