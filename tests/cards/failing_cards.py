@@ -26,7 +26,7 @@ from tvmerge.errors import DeviceError, MemoryLimitError
 from tvmerge.merging.merge import save_checkpoint
 from tvmerge.recipe import build, parse_recipe
 
-SECONDS = 60
+SECONDS = 300
 
 
 def attempt(folder: Path, method: str, out: Path, device: str, options: dict[str, Any]) -> str:

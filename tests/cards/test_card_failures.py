@@ -43,7 +43,7 @@ def outcomes(
         env=shim_build.environment(core),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -106,7 +106,7 @@ def command(core: Path, folder: Path, *arguments: str, **settings: str) -> tuple
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr

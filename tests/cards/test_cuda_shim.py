@@ -49,7 +49,7 @@ def test_cards_compute_the_processors_bytes(core: Path, tmp_path: Path, name: st
         cwd=shim_build.ROOT,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -224,7 +224,7 @@ def test_filling_a_model_takes_small_buffers_and_no_second_copy(tmp_path: Path) 
         write_model(tmp_path / name, held)
     said = subprocess.run(
         [sys.executable, "-c", PEAK, str(tmp_path / "base"), str(tmp_path / "tuned")],
-        check=True, capture_output=True, text=True, timeout=120,
+        check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     held, peak, value = json.loads(said.stdout)
     assert value == pytest.approx(1.15)

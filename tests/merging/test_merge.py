@@ -313,7 +313,7 @@ def test_a_model_of_600_mb_merges_in_160_mib(threads: int, tmp_path: Path) -> No
     out = tmp_path / "out"
     ran = subprocess.run(
         [sys.executable, "-c", LARGE, *map(str, inputs), str(out), str(threads)],
-        check=True, capture_output=True, text=True, timeout=120,
+        check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     size = (out / "model.safetensors").stat().st_size
     (out / "model.safetensors").unlink()

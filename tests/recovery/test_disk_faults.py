@@ -191,7 +191,7 @@ def on_a_small_disk(place: Path) -> list[tuple[int, str, list[str]]]:
     ran = subprocess.run(
         [*namespace, "sh", "-c", f'{mount} && exec "$@"', "-", sys.executable, "-c",
          ON_A_SMALL_DISK],
-        cwd=place, check=True, capture_output=True, text=True, timeout=120,
+        cwd=place, check=True, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     (place / "disk").rmdir()
     return [tuple(one) for one in json.loads(ran.stdout)]

@@ -159,7 +159,7 @@ def node_in_a_world_of_its_own(cluster: Cluster, world: str) -> Iterator[None]:
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     before = set(living_nodes())  # of which an earlier test's may go meanwhile
     try:
         while set(living_nodes()) <= before:
