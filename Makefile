@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/* csrc/*.?pp csrc/cuda/*)
+NATIVE := pyproject.toml constraints.txt CMakeLists.txt $(wildcard cmake/* csrc/*/*)
 # Kernels for this machine's cards; where it has none but nvcc, for one architecture, to see that
 # they compile. Wheels have them all (cmake/cuda.cmake).
 CARDS := $(if $(wildcard /dev/nvidia0),native,90-real)
 INSTALL := $(PIP) --config-settings=cmake.define.TVMERGE_CUDA_ARCHITECTURES=$(CARDS) --editable
-STYLED := $(wildcard csrc/*.hpp csrc/*.cpp csrc/cuda/* benchmarks/gpu/*.cu tests/cards/cuda_shim/*.h tests/cards/cuda_shim/*.?pp)
+STYLED := $(wildcard csrc/*/* benchmarks/gpu/*.cu tests/cards/cuda_shim/*.h tests/cards/cuda_shim/*.?pp)
 BASE := demo/smollm2-135m-instruct
 
 .PHONY: demo test check format bench gpu conformance fuzz sanitize mutants clean
@@ -30,7 +30,7 @@ check: $(VENV)/check
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/clang-format --dry-run --Werror $(STYLED)
-	$(BIN)/clang-tidy --quiet -p build/lint $(wildcard csrc/*.cpp)
+	$(BIN)/clang-tidy --quiet -p build/lint $(wildcard csrc/*/*.cpp)
 
 ## Rewrite sources in the project's style.
 format: $(VENV)/check

@@ -1,4 +1,4 @@
-# tvmerge_engine with the kernels of csrc/cuda, or with csrc/no_cuda.cpp.
+# tvmerge_engine with the kernels of csrc/cuda, or with csrc/cards/no_cuda.cpp.
 set(TVMERGE_CUDA "AUTO" CACHE STRING
     "Kernels for NVIDIA cards: AUTO (where nvcc is found), ON, OFF; SHIM: they run on the processor, for tests")
 # Empty: from Ampere to what this nvcc knows, and PTX for what comes after.
@@ -27,7 +27,7 @@ endif()
 message(STATUS "tvmerge: CUDA ${cuda}")
 
 if(cuda STREQUAL "OFF")
-  target_sources(tvmerge_engine PRIVATE csrc/no_cuda.cpp)
+  target_sources(tvmerge_engine PRIVATE csrc/cards/no_cuda.cpp)
 elseif(cuda STREQUAL "SHIM")
   file(GLOB shim_sources tests/cards/cuda_shim/*.cpp)
   set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)

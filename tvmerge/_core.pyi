@@ -1,4 +1,4 @@
-"""The native engine (csrc/bindings.cpp): runs flat lists of jobs over files."""
+"""The native engine (csrc/bindings/bindings.cpp): runs flat lists of jobs over files."""
 
 from collections.abc import Callable, Mapping, Sequence
 

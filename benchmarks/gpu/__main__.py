@@ -50,7 +50,7 @@ def time_kernels(build: Path) -> list[dict[str, Any]]:
     """Compile kernels.cu for this card with the engine's kernels, run it."""
     sources = [Path(__file__).with_name("kernels.cu")]
     sources += [ROOT / f"csrc/cuda/{name}.cu" for name in SOURCES]
-    sources += [ROOT / f"csrc/{name}.cpp" for name in ("kernels", "kernels_generic")]
+    sources += [ROOT / f"csrc/kernels/{name}.cpp" for name in ("kernels", "kernels_generic")]
     options = ["-std=c++17", "-O3", "-arch=native", "-fmad=false", "--expt-relaxed-constexpr"]
 
     def compiled(source: Path) -> str:

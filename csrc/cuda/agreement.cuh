@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "compare.cuh"
-#include "deltas.cuh"
+#include "cuda/compare.cuh"
+#include "cuda/deltas.cuh"
 
 namespace tvmerge::cuda {
 

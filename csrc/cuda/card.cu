@@ -1,5 +1,5 @@
 // Cards by the CUDA runtime.
-#include "card.hpp"
+#include "cards/card.hpp"
 
 #include <cuda_runtime.h>
 #include <sys/mman.h>
@@ -7,9 +7,9 @@
 #include <system_error>
 #include <thread>
 
-#include "error.hpp"
-#include "in_memory.hpp"
-#include "launches.hpp"
+#include "core/error.hpp"
+#include "cuda/launches.hpp"
+#include "engine/in_memory.hpp"
 
 namespace tvmerge {
 namespace {

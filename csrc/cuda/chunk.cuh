@@ -4,7 +4,7 @@
 // tiles, the last ones go through the last tile again and store nothing.
 #pragma once
 
-#include "compare.cuh"
+#include "cuda/compare.cuh"
 
 namespace tvmerge::cuda {
 

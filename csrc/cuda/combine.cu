@@ -1,7 +1,7 @@
 // Weighted sums, rounded once and compared: kernels_combine.hpp and kernels_fused.hpp on
 // a card, bit for bit.
-#include "chunk.cuh"
-#include "launches.hpp"
+#include "cuda/chunk.cuh"
+#include "cuda/launches.hpp"
 
 namespace tvmerge::cuda {
 namespace {

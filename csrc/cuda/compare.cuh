@@ -1,7 +1,7 @@
 // What kernels_compare.hpp sums over a tile, by one of its lanes.
 #pragma once
 
-#include "tile.cuh"
+#include "cuda/tile.cuh"
 
 namespace tvmerge::cuda {
 

@@ -1,7 +1,7 @@
 // What deltas agree on: kernels_consensus.hpp on a card, bit for bit.
 #include <cmath>
 
-#include "tile_agreement.cuh"
+#include "cuda/tile_agreement.cuh"
 
 namespace tvmerge::cuda {
 namespace {

@@ -1,5 +1,5 @@
 // Norms of deltas: kernels_delta_sums.hpp on a card, bit for bit.
-#include "deltas.cuh"
+#include "cuda/deltas.cuh"
 
 namespace tvmerge::cuda {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <cmath>
 
-#include "launches.hpp"
-#include "ops_consensus.hpp"
-#include "tile.cuh"
+#include "core/ops_consensus.hpp"
+#include "cuda/launches.hpp"
+#include "cuda/tile.cuh"
 
 namespace tvmerge::cuda {
 

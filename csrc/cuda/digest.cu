@@ -1,9 +1,9 @@
 // Digests (digest.hpp) of several ranges.
 #include <algorithm>
 
-#include "digest.hpp"
-#include "launches.hpp"
-#include "tile.cuh"
+#include "core/digest.hpp"
+#include "cuda/launches.hpp"
+#include "cuda/tile.cuh"
 
 namespace tvmerge::cuda {
 namespace {

@@ -1,5 +1,5 @@
 // Inner products: kernels_measure.hpp on a card, bit for bit.
-#include "deltas.cuh"
+#include "cuda/deltas.cuh"
 
 namespace tvmerge::cuda {
 namespace {

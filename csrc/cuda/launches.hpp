@@ -3,7 +3,7 @@
 
 #include <cuda_runtime.h>
 
-#include "card.hpp"
+#include "cards/card.hpp"
 
 namespace tvmerge::cuda {
 

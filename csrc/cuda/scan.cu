@@ -1,6 +1,6 @@
 // Counts of keys (select.hpp): integers, which add up in any order.
-#include "chunk.cuh"
-#include "deltas.cuh"
+#include "cuda/chunk.cuh"
+#include "cuda/deltas.cuh"
 
 namespace tvmerge::cuda {
 namespace {

@@ -5,9 +5,9 @@
 
 #include <cuda_runtime.h>
 
-#include "edit.hpp"
-#include "kernels.hpp"
-#include "ops.hpp"
+#include "core/edit.hpp"
+#include "core/ops.hpp"
+#include "kernels/kernels.hpp"
 
 #ifndef TVMERGE_LAUNCH  // tests/cards/cuda_shim has another
 #define TVMERGE_LAUNCH(kernel, grid, block, stream, ...) \

@@ -1,8 +1,8 @@
 // What deltas agree on in a whole tile of one dtype, chunk by chunk.
 #pragma once
 
-#include "agreement.cuh"
-#include "chunk.cuh"
+#include "cuda/agreement.cuh"
+#include "cuda/chunk.cuh"
 
 namespace tvmerge::cuda {
 

@@ -92,7 +92,7 @@ MUTANTS: dict[str, Mutation] = {
         "++k, values += 0",
     ),
     "other lines are brought": (
-        "csrc",
+        "csrc/cards",
         "k * all.lines.count + range.begin;",
         "k * all.lines.count;",
     ),
@@ -347,32 +347,32 @@ MUTANTS: dict[str, Mutation] = {
     ),
     # Streams and memory.
     "nobody waits for the stream": (
-        "csrc",
+        "csrc/cards",
         "    crew.flights[turn].stream->wait();\n",
         "",
     ),
     "end of the flight is not waited for": (
-        "csrc",
+        "csrc/cards",
         "  for (std::size_t left = 0; left < Flights::kInFlight; ++left) {",
         "  for (std::size_t left = 1; left < Flights::kInFlight; ++left) {",
     ),
     "both flights read into the same memory": (
-        "csrc",
+        "csrc/cards",
         "    flight.read_at = f * (needs_.block_bytes + needs_.host_bytes);",
         "    flight.read_at = 0;",
     ),
     "flights share what they compute in": (
-        "csrc",
+        "csrc/cards",
         "(place * kInFlight + f) * needs_.card_bytes",
         "place * kInFlight * needs_.card_bytes",
     ),
     "threads share what they compute in": (
-        "csrc",
+        "csrc/cards",
         "(place * kInFlight + f) * needs_.card_bytes",
         "f * needs_.card_bytes",
     ),
     "block is given back too early": (
-        "csrc",
+        "csrc/cards",
         "    flight.slots.clear();\n",
         "    flight.slots.clear();\n    flight.pool->give_back(flight.block, {});\n"
         "    const auto other = flight.pool->take({}).block;\n"
@@ -389,49 +389,49 @@ MUTANTS: dict[str, Mutation] = {
         "    check(cudaMemcpyAsync(device, host, size_bytes, cudaMemcpyHostToDevice), name_);",
     ),
     "edits come back from the first output": (
-        "csrc",
+        "csrc/cards",
         "edits_on_card(flight) + o * tiles_of(slice.length)",
         "edits_on_card(flight)",
     ),
     "digests of one card only": (
-        "csrc",
+        "csrc/cards",
         "    for (const std::vector<unsigned char>& card : flights.shared())\n"
         "      add_digests(card, seen.front());",
         "    add_digests(flights.shared().front(), seen.front());",
     ),
     "counters are not cleared": (
-        "csrc",
+        "csrc/cards",
         "    if (needs.shared_bytes != 0) flights.clear_shared();\n",
         "",
     ),
     "ties of one card only": (
-        "csrc",
+        "csrc/cards",
         "ties[s] += counted[s];",
         "ties[s] = counted[s];",
     ),
     "ties are counted from the tensor's start": (
-        "csrc",
+        "csrc/cards",
         " +\n                             slice.start / kSumElements;",
         ";",
     ),
     "block of another place is taken for this one": (
-        "csrc",
+        "csrc/cards",
         '  std::string key = std::to_string(start) + "+" + std::to_string(count);',
         '  std::string key = "+" + std::to_string(count);',
     ),
     "block of another file is taken for this one": (
-        "csrc",
+        "csrc/cards",
         '    key += "|" + paths[source.file] + "@"',
         '    key += "|@"',
     ),
     "what is kept is not forgotten": (
-        "csrc",
+        "csrc/cards",
         "  for (const auto& [key, block] : kept_) free_.push_back(block);\n"
         "  kept_.clear();\n  order_.clear();\n}",
         "}",
     ),
     "room is not made again for larger blocks": (
-        "csrc",
+        "csrc/cards",
         "  kept_.clear();\n  order_.clear();\n  free_.clear();\n",
         "  free_.clear();\n",
     ),

@@ -26,7 +26,10 @@ import pybind11
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILDS = ROOT / "build" / "shim-tests"
-FOLDERS = ("csrc", "csrc/cuda", "tests/cards/cuda_shim", "tests/cards/cuda_kernels")
+ENGINE = tuple(
+    f"csrc/{name}" for name in ("core", "kernels", "files", "engine", "passes", "cards", "bindings")
+)
+FOLDERS = (*ENGINE, "csrc/cuda", "tests/cards/cuda_shim", "tests/cards/cuda_kernels")
 LANGUAGE = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread")
 # Both programs are made of the same objects.
 OPTIMISED = ("-O2", "-fPIC", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
@@ -45,9 +48,10 @@ def module(mutation: Mutation | None = None) -> Path:
     It has the plain kernels only: that all instruction sets give the same bits is tested elsewhere.
     """
     with _copy(mutation) as tree:
-        sources = [path for path in _sources(tree, "csrc") if path.name != "no_cuda.cpp"]
-        sources = [path for path in sources if "avx" not in path.name]
-        sources += [*_sources(tree, "csrc/cuda"), *_sources(tree, "tests/cards/cuda_shim")]
+        folders = (*ENGINE, "csrc/cuda", "tests/cards/cuda_shim")
+        sources = [path for folder in folders for path in _sources(tree, folder)]
+        others = ("no_cuda.cpp", "kernels_avx2.cpp", "kernels_avx512.cpp")
+        sources = [path for path in sources if path.name not in others]
         objects = _compiled(tree, sources, OPTIMISED)
         name = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
         return _linked(name, objects, ("-shared", "-pthread")).parent
@@ -56,7 +60,7 @@ def module(mutation: Mutation | None = None) -> Path:
 def kernel_tests(flags: Sequence[str], mutation: Mutation | None = None) -> Path:
     """The program of cuda_kernels: kernels that are called without an engine around."""
     with _copy(mutation) as tree:
-        sources = [tree / "csrc" / f"{name}.cpp" for name in ("kernels", "kernels_generic")]
+        sources = [tree / "csrc/kernels" / f"{name}.cpp" for name in ("kernels", "kernels_generic")]
         for folder in ("csrc/cuda", "tests/cards/cuda_shim", "tests/cards/cuda_kernels"):
             sources += _sources(tree, folder)
         return _linked("kernel_tests", _compiled(tree, sources, flags), (*flags, "-pthread"))

@@ -17,7 +17,7 @@ from tvmerge.files.safetensors import read_header
 
 ISAS = _core.available_isas()
 LOWEST, SPAN = 1 << 29, 3 << 30
-NAN = 0x7F80_0001  # csrc/ops_consensus.hpp: key_of
+NAN = 0x7F80_0001  # csrc/core/ops_consensus.hpp: key_of
 
 
 def normal(generator: np.random.Generator, size: int) -> np.ndarray:

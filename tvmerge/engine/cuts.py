@@ -15,7 +15,7 @@ from tvmerge.engine.measuring import Engine
 Wanted = Sequence[tuple[Combine, Consensus]]
 _VARIANCE = -1
 _ALL, _NONE = (0, 2**64 - 1), (2**32 - 1, 0)
-_NAN = 0x7F80_0001  # csrc/ops_consensus.hpp: key_of
+_NAN = 0x7F80_0001  # csrc/core/ops_consensus.hpp: key_of
 _QUARTILES = (0.25, 0.5, 0.75)
 _FAR = 1.5  # so many times the middle half's width above the median, a delta is important
 _GREATEST = float.fromhex("0x1.fffffep+127")  # of float32

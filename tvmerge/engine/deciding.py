@@ -20,7 +20,7 @@ _LEAST_NORM = 1e-7
 # Of a batch's masks: those of three models of bfloat16 take less.
 _MASK_BYTES = 64 * MIB
 _Factors = tuple[float, float, float]  # of a delta's values, of its weight, of values alone
-_Sums = tuple[float, float, float, int, int]  # csrc/consensus.hpp
+_Sums = tuple[float, float, float, int, int]  # csrc/core/consensus.hpp
 _UNCHANGED: _Factors = (1.0, 1.0, 1.0)
 
 

@@ -108,7 +108,7 @@ class Displacement:
 
 @dataclass(frozen=True, slots=True)
 class Consensus(Displacement):
-    """base + scale * (the deltas' weighted sum), as csrc/consensus.hpp has it.
+    """base + scale * (the deltas' weighted sum), as csrc/core/consensus.hpp has it.
 
     `elect`: only elements of the sign of the sum take part; with `elect_first` it is the sum before
     weights. `largest`: the largest of what takes part stands for its sum. `least`: the sum is 0

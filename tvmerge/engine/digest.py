@@ -1,7 +1,7 @@
 """Digests of safetensors files that a merge takes while it reads and writes.
 
 A file's digest covers its header byte for byte and the data of every tensor. The engine sums a
-64-byte state over the data (csrc/digest.hpp has the definition); states of parts add up in any
+64-byte state over the data (csrc/core/digest.hpp has the definition); states of parts add up in any
 order, so threads, batches and machines can each take their share. Damage shows; a forger is not
 kept out: for that, compare SHA-256 with the place you had the file from.
 """

@@ -57,7 +57,7 @@ def fold(parts: Iterable[Edit]) -> Edit:
     """The edit of a tensor from those of its parts, all of one power-of-two size but the last.
 
     Parts are added as a binary tree, what is left over from the last part up: the engine does the
-    same within a part (csrc/edit.hpp), so that no cut shows in the sums.
+    same within a part (csrc/core/edit.hpp), so that no cut shows in the sums.
     """
     stack: list[Edit] = []
     for number, part in enumerate(parts, 1):

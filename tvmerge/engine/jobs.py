@@ -47,7 +47,7 @@ class Result(NamedTuple):
     decision: Decision | _core.Consensus | _core.LineCoefficients | None = None
 
 
-ZERO = -2  # csrc/job.hpp
+ZERO = -2  # csrc/engine/job.hpp
 
 
 class Beside(NamedTuple):

@@ -1,7 +1,7 @@
 """Computes what an adapter adds to a tensor, in blocks of some rows.
 
 No more than one tensor's factors and one block are in memory. The products are summed in float64
-(csrc/kernels_low_rank.hpp) and rounded once.
+(csrc/kernels/kernels_low_rank.hpp) and rounded once.
 """
 
 from __future__ import annotations

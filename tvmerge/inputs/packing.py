@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 _BLOCK_ELEMENTS = 2**16
 _LARGEST_CODE = 127
 _MAGNITUDE = np.uint32(0x7FFF_FFFF)
-_NAN = np.uint32(0x7F80_0001)  # csrc/ops_consensus.hpp: key_of
+_NAN = np.uint32(0x7F80_0001)  # csrc/core/ops_consensus.hpp: key_of
 
 
 @dataclass(frozen=True, slots=True)
 class Largest:
-    """Which elements are kept: `count` of them, those of csrc/consensus.hpp's Cut but for zeros."""
+    """Which elements are kept: `count` of them, those of csrc/core/consensus.hpp's Cut but for zeros."""
 
     key: int
     ties_end: int

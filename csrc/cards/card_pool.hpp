@@ -1,0 +1,60 @@
+// A card's memory cut into blocks, which keep what was read for those who read it again,
+// and the pinned memory through which it comes.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cards/card.hpp"
+
+namespace tvmerge {
+
+class CardPool {
+ public:
+  // Takes `memory_bytes` of the card, or half of it and so on where it has less left.
+  CardPool(int index, std::uint64_t memory_bytes);
+
+  [[nodiscard]] Card& card() { return *card_; }
+  [[nodiscard]] std::uint64_t memory_bytes() const { return memory_->size_bytes(); }
+
+  // Makes ready for a run that has `in_use` blocks of `block_bytes` in use at once, and
+  // `extra_bytes` of its own memory, which it gets. What is kept stays where it can.
+  // Throws Error(memory) where there is no room for one block.
+  unsigned char* prepare(std::uint64_t block_bytes, std::uint64_t extra_bytes);
+  // How many blocks there are.
+  [[nodiscard]] std::size_t block_count() const { return block_count_; }
+  // Pinned memory of the host, kept for the next run; null where there is none.
+  unsigned char* pinned(std::uint64_t bytes);
+  [[nodiscard]] std::uint64_t pinned_bytes() const {
+    return pinned_ ? pinned_->size_bytes() : 0;
+  }
+
+  // A block that holds `key`, or one that holds nothing of use (`held` says which); an
+  // empty key is never held. Any thread may call it that has given back what it took.
+  struct Taken {
+    unsigned char* block;
+    bool held;
+  };
+  Taken take(const std::string& key);
+  // The block holds `key` now; it is kept if there is no need for its room, unless the
+  // key is empty.
+  void give_back(unsigned char* block, const std::string& key);
+  // Nothing that is kept is of use any more.
+  void forget();
+
+ private:
+  std::unique_ptr<Card> card_;
+  std::unique_ptr<CardMemory> memory_, pinned_;
+  std::uint64_t block_bytes_ = 0, extra_bytes_ = 0;
+  std::size_t block_count_ = 0;
+  std::mutex mutex_;
+  std::vector<unsigned char*> free_;
+  std::map<std::string, unsigned char*> kept_;
+  std::vector<std::string> order_;  // of what is kept, oldest first
+};
+
+}  // namespace tvmerge

@@ -1,0 +1,26 @@
+// In place of cuda/ in a build without CUDA: says so.
+#include "cards/card.hpp"
+#include "core/error.hpp"
+#include "engine/in_memory.hpp"
+
+namespace tvmerge {
+
+std::string cuda_problem() {
+  return "this build of tvmerge has no CUDA: install it where nvcc is found, or with "
+         "--config-settings=cmake.define.TVMERGE_CUDA=ON to learn what is missing";
+}
+
+std::vector<CardInfo> cards() { return {}; }
+
+std::unique_ptr<Card> Card::open(int /*index*/) {
+  throw Error(ErrorKind::card, cuda_problem());
+}
+
+void combine_on_card(const CombineSlice& /*whole*/, int /*card*/, void* /*stream*/) {
+  throw Error(ErrorKind::card, cuda_problem());
+}
+
+std::uint64_t measure_room(std::uint64_t /*rows*/, std::uint64_t /*count*/) { return 0; }
+std::uint64_t delta_room(std::uint64_t /*parts*/, std::uint64_t /*count*/) { return 0; }
+
+}  // namespace tvmerge

@@ -1,0 +1,366 @@
+// Selecting: a sample brackets each cut, one pass counts what lies above the bracket and
+// sorts what lies in it into bins of single keys. Sampling decides only how fast: where
+// it misled, or where equal magnitudes lie at the cut, another pass follows.
+#include "passes/select.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+#include "cards/card_measure.hpp"
+#include "cards/card_pool.hpp"
+#include "core/error.hpp"
+#include "engine/reading.hpp"
+#include "engine/slices.hpp"
+#include "passes/search.hpp"
+
+namespace tvmerge {
+namespace {
+
+constexpr std::uint64_t kSelectElements = kSumElements;
+constexpr std::uint64_t kSampleChunks = 64, kChunkElements = 512;
+constexpr unsigned kMostPasses = 32;
+constexpr std::uint64_t kSampleElements = kSampleChunks * kChunkElements;
+constexpr std::uint64_t kBlockElements = 2 * kTileElements;
+
+// One job's searches, and how many of its slices this pass has still to see.
+struct Progressing {
+  std::vector<Search> searches;
+  std::mutex mutex;
+  std::uint64_t slices_left = 0;
+
+  [[nodiscard]] bool done() const {
+    return std::all_of(searches.begin(), searches.end(),
+                       [](const Search& search) { return search.done(); });
+  }
+};
+
+// A thread's memory: slices of all sources, their keys, those in a bracket, and bins.
+struct Scratch {
+  std::uint64_t read_bytes = 0;
+  std::size_t queries = 0;
+
+  explicit Scratch(const std::vector<SelectJob>& jobs) {
+    for (const SelectJob& job : jobs) {
+      read_bytes = std::max(read_bytes, slice_bytes(job.sources, kSelectElements));
+      queries = std::max(queries, job.queries.size());
+    }
+  }
+  static constexpr std::uint64_t kKeyBytes = kSelectElements * sizeof(Key);
+  static constexpr std::uint64_t kInsideBytes =
+      (kBlockElements + kTileElements) * sizeof(Key);
+  [[nodiscard]] std::uint64_t bytes() const {
+    return read_bytes + kKeyBytes + kInsideBytes +
+           queries * 3 * Search::kBins * sizeof(std::uint32_t);
+  }
+};
+
+class Selecting {
+ public:
+  Selecting(const std::vector<std::string>& paths, const std::vector<SelectJob>& jobs,
+            const Options& options)
+      : paths_(paths),
+        jobs_(jobs),
+        options_(options),
+        kernels_(kernels_for(options.isa)),
+        scratch_(jobs),
+        space_(options, scratch_.bytes()) {
+    for (const SelectJob& job : jobs) {
+      check(job);
+      states_.push_back(std::make_unique<Progressing>());
+      const std::uint64_t slices = (job.elements + kSelectElements - 1) / kSelectElements;
+      for (const Query& query : job.queries)
+        states_.back()->searches.emplace_back(query.rank, job.elements, slices);
+    }
+  }
+
+  std::vector<std::vector<Cut>> run() {
+    std::vector<std::size_t> open = unfinished();
+    sample(open);
+    for (unsigned passes = 0; !open.empty(); open = unfinished()) {
+      // A bracket shrinks to a few hundred thousandths with every pass: this many mean
+      // that something counts wrong.
+      if (++passes > kMostPasses)
+        throw Error(ErrorKind::card, "a selection does not end: its counts are wrong");
+      pass(open);
+    }
+    std::vector<std::vector<Cut>> cuts;
+    for (const auto& state : states_) {
+      cuts.emplace_back();
+      for (const Search& search : state->searches) cuts.back().push_back(search.cut());
+    }
+    return cuts;
+  }
+
+ private:
+  void check(const SelectJob& job) const {
+    const auto count = static_cast<std::int32_t>(job.sources.size());
+    bool good = count > 1;
+    for (const Source& source : job.sources) good = good && source.file < paths_.size();
+    for (const Query& query : job.queries)
+      good =
+          good && query.source >= kVariance && query.source != 0 && query.source < count;
+    if (job.factors) {
+      const RowFactors& rows = *job.factors;
+      good = good && options_.cards.empty() && rows.row > 0 &&
+             rows.factors.size() * rows.row == job.elements;
+    }
+    if (!good) throw Error(ErrorKind::config, "a query names no source that exists");
+  }
+
+  [[nodiscard]] std::vector<std::size_t> unfinished() const {
+    std::vector<std::size_t> open;
+    for (std::size_t j = 0; j < jobs_.size(); ++j)
+      if (!states_[j]->done()) open.push_back(j);
+    return open;
+  }
+
+  // Runs body(reader, share, memory) on every thread, for `count` units.
+  template <typename Body>
+  void run_units(const std::vector<std::size_t>& open, std::uint64_t count, Body&& body) {
+    if (count == 0) return;
+    Extents extents(paths_.size());
+    for (const std::size_t j : open) extents.add(jobs_[j].sources, jobs_[j].elements);
+    reserve_descriptors(paths_.size());
+    Inputs inputs(paths_, extents, options_.drop_behind);
+    run_threads(
+        count, space_.threads,
+        [&](unsigned /*thread*/, Share& share) {
+          const Buffer memory = make_buffer(scratch_.bytes());
+          if (!memory) return false;
+          std::vector<DigestLanes> no_digests;
+          const Reader reader(inputs, kernels_, memory.get(), no_digests, share);
+          body(reader, share, memory.get());
+          return true;
+        },
+        options_.progress);
+  }
+
+  // The keys of a range, which is at most a slice; they lie behind what was read. `start`
+  // is its first element, which is number `at` of the terms.
+  Key* keys_of(const SelectJob& job, const Query& query, const std::vector<Term>& terms,
+               std::uint64_t start, std::uint64_t count, unsigned char* memory,
+               std::uint64_t at = 0) const {
+    auto* const keys = reinterpret_cast<Key*>(memory + scratch_.read_bytes);
+    kernels_.ranked_keys({terms.data(), job.sources.size(), query.source, count,
+                          job.factors.get(), start, at},
+                         keys);
+    return keys;
+  }
+
+  void sample(const std::vector<std::size_t>& open) {
+    run_units(open, open.size(),
+              [&](const Reader& reader, Share& share, unsigned char* memory) {
+                while (const auto unit = share.next())
+                  sample_job(jobs_[open[*unit]], states_[open[*unit]]->searches, reader,
+                             memory);
+              });
+  }
+
+  void sample_job(const SelectJob& job, std::vector<Search>& searches,
+                  const Reader& reader, unsigned char* memory) const {
+    std::vector<std::vector<Key>> samples(searches.size());
+    std::vector<Term> terms;
+    const bool whole = job.elements <= kSampleElements;
+    const std::uint64_t chunks = whole ? 1 : kSampleChunks;
+    const std::uint64_t length = whole ? job.elements : kChunkElements;
+    for (std::uint64_t c = 0; c < chunks; ++c) {
+      const std::uint64_t start = whole ? 0 : (job.elements - length) / (chunks - 1) * c;
+      reader.read_terms(job.sources, start, length, terms);
+      for (std::size_t q = 0; q < searches.size(); ++q) {
+        if (sample_of(job, q) != q) continue;
+        const Key* const keys =
+            keys_of(job, job.queries[q], terms, start, length, memory);
+        samples[q].insert(samples[q].end(), keys, keys + length);
+      }
+    }
+    for (std::size_t q = 0; q < searches.size(); ++q)
+      searches[q].bracket(samples[sample_of(job, q)]);
+  }
+
+  // The first query of the same source: they come one behind the other.
+  static std::size_t sample_of(const SelectJob& job, std::size_t query) {
+    while (query > 0 && job.queries[query - 1].source == job.queries[query].source)
+      --query;
+    return query;
+  }
+
+  void pass(const std::vector<std::size_t>& open) {
+    options_.cards.empty() ? pass_here(open) : pass_on_cards(open);
+    locate_ties(open);
+  }
+
+  void pass_on_cards(const std::vector<std::size_t>& open) {
+    std::vector<OpenSearches> searches;
+    searches.reserve(open.size());
+    for (const std::size_t j : open) searches.push_back({jobs_[j], states_[j]->searches});
+    scan_on_cards(paths_, searches, options_);
+  }
+
+  void pass_here(const std::vector<std::size_t>& open) {
+    SliceTable table;
+    for (const std::size_t j : open) {
+      const std::uint64_t before = table.count();
+      table.add(jobs_[j].elements, kSelectElements);
+      states_[j]->slices_left = table.count() - before;
+    }
+    run_units(open, table.count(),
+              [&](const Reader& reader, Share& share, unsigned char* memory) {
+                scan_slices(open, table, reader, share, memory);
+              });
+  }
+
+  // One thread's slices. What it finds of a job is handed over when it goes to the next.
+  void scan_slices(const std::vector<std::size_t>& open, const SliceTable& table,
+                   const Reader& reader, Share& share, unsigned char* memory) const {
+    std::vector<Term> terms;
+    std::vector<Search::Found> found;
+    std::size_t current = SIZE_MAX;
+    std::uint64_t seen = 0;
+    const auto hand_over = [&] {
+      if (current != SIZE_MAX) this->hand_over(*states_[current], found, seen);
+      seen = 0;
+    };
+    while (const auto unit = share.next()) {
+      const SliceTable::Slice slice = table.at(*unit);
+      const std::size_t j = open[slice.job];
+      if (j != current) {
+        hand_over();
+        current = j;
+        found.assign(jobs_[j].queries.size(), {});
+        for (std::size_t q = 0; q < found.size(); ++q)
+          found[q] = empty_bins(memory, q, states_[j]->searches[q]);
+      }
+      reader.read_terms(jobs_[j].sources, slice.start, slice.length, terms);
+      scan_slice(j, terms, slice, found, memory);
+      ++seen;
+    }
+    hand_over();
+  }
+
+  Search::Found empty_bins(unsigned char* memory, std::size_t query,
+                           const Search& search) const {
+    auto* const first =
+        reinterpret_cast<std::uint32_t*>(memory + scratch_.read_bytes +
+                                         Scratch::kKeyBytes + Scratch::kInsideBytes) +
+        query * 3 * Search::kBins;
+    const Search::Found found{0, 0, first, first + Search::kBins,
+                              first + 2 * Search::kBins};
+    if (search.done()) return found;
+    for (std::uint32_t* const held : {found.bins, found.ones, found.noughts})
+      std::fill_n(held, search.bin_count(), 0u);
+    return found;
+  }
+
+  // Queries of the same source come one behind the other, and share its keys: of blocks
+  // that stay in the nearest cache until all queries have seen them.
+  void scan_slice(std::size_t j, const std::vector<Term>& terms,
+                  const SliceTable::Slice& slice, std::vector<Search::Found>& found,
+                  unsigned char* memory) const {
+    const SelectJob& job = jobs_[j];
+    std::vector<Search>& searches = states_[j]->searches;
+    std::vector<std::uint64_t> ties(found.size());
+    for (std::uint64_t at = 0; at < slice.length; at += kBlockElements) {
+      const std::uint64_t count = std::min(kBlockElements, slice.length - at);
+      const Key* keys = nullptr;
+      std::int32_t source = 0;
+      for (std::size_t q = 0; q < found.size(); ++q) {
+        if (searches[q].done()) continue;
+        if (keys == nullptr || job.queries[q].source != source) {
+          source = job.queries[q].source;
+          keys = keys_of(job, job.queries[q], terms, slice.start + at, count, memory, at);
+        }
+        ties[q] += scan_block(keys, count, searches[q], found[q], memory);
+      }
+    }
+    for (std::size_t q = 0; q < found.size(); ++q)  // a slice is one thread's
+      if (!searches[q].done()) searches[q].note_ties(slice.number, ties[q]);
+  }
+
+  // Returns how many ties there are.
+  std::uint64_t scan_block(const Key* keys, std::uint64_t count, const Search& search,
+                           Search::Found& found, unsigned char* memory) const {
+    auto* const inside =
+        reinterpret_cast<Key*>(memory + scratch_.read_bytes + Scratch::kKeyBytes);
+    KeyScan scan = search.scan();
+    const std::size_t others = kernels_.scan_keys(keys, count, scan, inside);
+    const auto add = [&](Key key, std::uint64_t times) {
+      const std::size_t bin = search.bin(key);
+      found.bins[bin] += static_cast<std::uint32_t>(times);
+      found.ones[bin] |= search.within_bin(key);
+      found.noughts[bin] |= search.missing_in_bin(key);
+    };
+    for (std::size_t i = 0; i < others; ++i) add(inside[i], 1);
+    if (scan.ties > 0 && scan.low <= scan.tie && scan.tie <= scan.high)
+      add(scan.tie, scan.ties);
+    found.above += scan.above;
+    if (search.counts_zeros()) {
+      KeyScan zeros{0, 0, 0};
+      kernels_.scan_keys(keys, count, zeros, inside);
+      found.zeros += zeros.ties;
+    }
+    return scan.ties;
+  }
+
+  static void hand_over(Progressing& state, std::vector<Search::Found>& found,
+                        std::uint64_t slices) {
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    for (std::size_t q = 0; q < found.size(); ++q) {
+      if (!state.searches[q].done()) state.searches[q].add(found[q]);
+    }
+    state.slices_left -= slices;
+    if (state.slices_left != 0) return;
+    for (Search& search : state.searches)
+      if (!search.done()) search.narrow();
+  }
+
+  // A cut through equal magnitudes lies in a known slice: looks there for its place.
+  void locate_ties(const std::vector<std::size_t>& open) {
+    std::vector<std::pair<std::size_t, std::size_t>> places;  // job and query
+    for (const std::size_t j : open) {
+      for (std::size_t q = 0; q < jobs_[j].queries.size(); ++q)
+        if (states_[j]->searches[q].awaits_place()) places.emplace_back(j, q);
+    }
+    run_units(open, places.size(),
+              [&](const Reader& reader, Share& share, unsigned char* memory) {
+                while (const auto unit = share.next()) {
+                  const auto [j, q] = places[*unit];
+                  locate_tie(jobs_[j], jobs_[j].queries[q], states_[j]->searches[q],
+                             reader, memory);
+                }
+              });
+  }
+
+  void locate_tie(const SelectJob& job, const Query& query, Search& search,
+                  const Reader& reader, unsigned char* memory) const {
+    SelectJob alone{job.sources, job.elements, {query}, job.factors};
+    if (query.source != kVariance) {  // the others are not looked at
+      alone.sources = {job.sources[0],
+                       job.sources[static_cast<std::size_t>(query.source)]};
+      alone.queries[0].source = 1;
+    }
+    const std::uint64_t start = search.tie_slice() * kSelectElements;
+    const std::uint64_t count = std::min(kSelectElements, job.elements - start);
+    std::vector<Term> terms;
+    reader.read_terms(alone.sources, start, count, terms);
+    search.place(keys_of(alone, alone.queries[0], terms, start, count, memory), start);
+  }
+
+  const std::vector<std::string>& paths_;
+  const std::vector<SelectJob>& jobs_;
+  const Options& options_;
+  const Kernels& kernels_;
+  const Scratch scratch_;
+  const Workspace space_;
+  std::vector<std::unique_ptr<Progressing>> states_;
+};
+
+}  // namespace
+
+std::vector<std::vector<Cut>> select(const std::vector<std::string>& inputs,
+                                     const std::vector<SelectJob>& jobs,
+                                     const Options& options) {
+  return Selecting(inputs, jobs, options).run();
+}
+
+}  // namespace tvmerge
