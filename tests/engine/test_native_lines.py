@@ -47,7 +47,7 @@ class Cut(NamedTuple):
 # which a tile has many, or a part, and of one block or several.
 CUTS = [
     *(Cut(c, r, turned=False) for c, r in ((700, 1), (700, 3), (33, 513), (5, 1024), (3, 200_003))),
-    *(Cut(c, r, turned=True) for c, r in ((700, 3), (7, 801), (513, 130), (1025, 6_001))),
+    *(Cut(c, r, turned=True) for c, r in ((700, 3), (7, 801), (513, 130), (1025, 1_501))),
 ]
 
 
