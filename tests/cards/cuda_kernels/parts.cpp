@@ -1,6 +1,6 @@
 #include "parts.hpp"
 
-#include "ops_consensus.hpp"
+#include "core/ops_consensus.hpp"
 
 namespace kernel_tests {
 namespace {

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "cuda/launches.hpp"
-#include "digest.hpp"
+#include "core/digest.hpp"
 #include "parts.hpp"
 
 namespace kernel_tests {
