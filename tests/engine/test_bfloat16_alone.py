@@ -1,4 +1,4 @@
-"""Merges of bfloat16 alone have loops of their own (csrc/kernels/kernels_fused.hpp): bits and edits."""
+"""Merges of bfloat16 alone have loops of their own (kernels_fused.hpp): bits and edits."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _NAN = np.uint32(0x7F80_0001)  # csrc/core/ops_consensus.hpp: key_of
 
 @dataclass(frozen=True, slots=True)
 class Largest:
-    """Which elements are kept: `count` of them, those of csrc/core/consensus.hpp's Cut but for zeros."""
+    """Which elements are kept: `count` of them, those of consensus.hpp's Cut but for zeros."""
 
     key: int
     ties_end: int
