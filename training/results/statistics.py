@@ -87,7 +87,7 @@ class Estimate:
         """
         if not np.isfinite(self.draws).all() or self.n < 2:
             return None
-        from scipy.special import stdtr  # scipy.stats.t.cdf, without 200 us of checks
+        from scipy.special import stdtr  # scipy.stats.t.cdf, without its checks
 
         parts = [(float(self.draws.mean(axis=0).var()), self.n - 1)]
         if self.seeds > 1:

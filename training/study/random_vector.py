@@ -22,16 +22,16 @@ def random_vector(like: TaskVector, out: Path, *, seed: int) -> TaskVector:
     """A Gaussian vector with the norms of `like`, tensor by tensor, stored as `out`.
 
     `out` is named by a hash of what decides it: once there, it is not made again. Whatever a run
-    that was killed has left beside it is used, or made anew.
+    that was killed has left beside it is used, made anew, or removed.
     """
+    summed, unfinished = (out.with_name(f".{out.name}.{part}") for part in ("like", "partial"))
     if not out.exists():
-        summed, partial = (out.with_name(f".{out.name}.{part}") for part in ("like", "partial"))
         if not summed.exists():
             like.save(summed, restart=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        write_random_vector(summed, partial, seed=seed)
-        partial.rename(out)
-        shutil.rmtree(summed)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_random_vector(summed, unfinished, seed=seed)
+        unfinished.rename(out)
+    shutil.rmtree(summed, ignore_errors=True)
     return TaskVector(out)
 
 

@@ -174,15 +174,15 @@ class StudyVectors:
     ) -> TaskVector:
         """The merge method's sum, stored as a float32 checkpoint under a hash of its inputs."""
         out = self.folder / f"{name}.merged-{inputs_key(vectors, method)}"
+        # The methods take vectors of one base: each is put on it for as long as they run.
+        moved = [self.folder / f".{out.name}.{number}" for number in range(len(vectors))]
         if not out.exists():
-            # The methods take vectors of one base: each is put on it for as long as they run.
-            moved = [self.folder / f".{out.name}.{number}" for number in range(len(vectors))]
             for vector, path in zip(vectors, moved, strict=True):
                 if not path.exists():  # whole, left by a run that was killed
                     (self.base + vector).save(path, dtype="F32", restart=True)
             self._build(out, method, dict.fromkeys(moved, 1))
-            for path in moved:
-                shutil.rmtree(path)
+        for path in moved:  # a run that was killed may have left them
+            shutil.rmtree(path, ignore_errors=True)
         return self._difference(Checkpoint(out), self.base)
 
     def _build(self, out: Path, said: Mapping[str, object], weights: Mapping[Path, int]) -> None:

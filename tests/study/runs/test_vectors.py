@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,18 @@ class Killed(BaseException):
 
 def stop(*_: object, **__: object) -> None:
     raise Killed
+
+
+def stop_at(place: Path, *, renamed: bool) -> Callable[[Path, Path], None]:
+    """A rename that stops where something is to be called `place`: before that, or after."""
+
+    def rename(path: Path, target: Path) -> None:
+        if target != place or renamed:
+            os.rename(path, target)  # noqa: PTH104 (what is replaced is Path.rename)
+        if target == place:
+            raise Killed
+
+    return rename
 
 
 @pytest.fixture
@@ -41,7 +56,7 @@ def vectors(tmp_path: Path) -> StudyVectors:
     )
 
 
-@pytest.mark.parametrize("moment", ["while it is drawn", "once it is drawn"])
+@pytest.mark.parametrize("moment", ["while it is drawn", "once it is drawn", "once it is there"])
 def test_a_random_vector_is_drawn_after_a_kill(
     vectors: StudyVectors, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -51,20 +66,25 @@ def test_a_random_vector_is_drawn_after_a_kill(
         if moment == "while it is drawn":
             patch.setattr(module, "write_random_vector", stop)
         else:
-            patch.setattr(Path, "rename", stop)
+            renamed = moment == "once it is there"
+            patch.setattr(Path, "rename", stop_at(folder / "drawn", renamed=renamed))
         random_vector(like, folder / "drawn", seed=1)
+    assert (folder / "drawn").exists() == (moment == "once it is there")
+    assert (folder / ".drawn.like").exists()
     found = random_vector(like, folder / "drawn", seed=1)
     assert {path.name for path in folder.iterdir()} == {"undisturbed", "drawn"}
     assert gram([found - undisturbed])[0][0] == 0 < gram([found])[0][0]
 
 
+@pytest.mark.parametrize(("function", "left"), [("_build", 2), ("rmtree", 3)])
 def test_a_method_s_vector_is_made_after_a_kill(
-    vectors: StudyVectors, monkeypatch: pytest.MonkeyPatch
+    vectors: StudyVectors, monkeypatch: pytest.MonkeyPatch, function: str, left: int
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(StudyVectors, "_build", stop)
+        patch.setattr(StudyVectors if function == "_build" else shutil, function, stop)
         vectors.removed("ties")
-    assert len(list(vectors.folder.iterdir())) == 2  # the models that the method is to merge
+    # The two models that the method merges, and what it has made of them.
+    assert len(list(vectors.folder.iterdir())) == left
     vectors.removed("ties")
-    (left,) = vectors.folder.iterdir()
-    assert left.name.startswith("ties.merged")
+    (made,) = vectors.folder.iterdir()
+    assert made.name.startswith("ties.merged")
