@@ -33,19 +33,19 @@ __device__ __forceinline__ float delta_at(const CardTerm& base, const CardTerm& 
   return static_cast<float>(value_at<double>(x, i) - value_at<double>(base, i));
 }
 
-// The population variance of all terms' deltas from the first term.
+// The population variance of all terms' deltas from the first term, as variance_of of
+// kernels_select.hpp has it.
 template <unsigned Most>
 __device__ __forceinline__ float variance_at(const Terms<Most>& terms, std::size_t i) {
-  const float share = 1.0f / static_cast<float>(terms.count - 1);
-  float mean = 0, square = 0;
+  const auto times = static_cast<float>(terms.count - 1);
+  float whole = 0, square = 0;
   for (unsigned k = 1; k < terms.count; ++k)
-    mean += delta_at(terms.at[0], terms.at[k], i);
-  mean *= share;
+    whole += delta_at(terms.at[0], terms.at[k], i);
   for (unsigned k = 1; k < terms.count; ++k) {
-    const float apart = delta_at(terms.at[0], terms.at[k], i) - mean;
+    const float apart = delta_at(terms.at[0], terms.at[k], i) * times - whole;
     square += apart * apart;
   }
-  return square * share;
+  return square * (1.0f / (times * times * times));
 }
 
 // A part as a kernel's parameter: its numbers in Sum already, and the smallest keys that

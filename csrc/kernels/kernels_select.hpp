@@ -36,21 +36,23 @@ void delta_tile(const Term& base, const Term& x, std::size_t start, std::size_t 
   for (std::size_t i = 0; i < count; ++i) delta[i] = static_cast<float>(wide[i]);
 }
 
-// The population variance of `number` deltas, which lie kTile apart.
+// The population variance of `number` deltas, which lie kTile apart, by what number *
+// delta is apart from their sum: of few bits, as models of narrow dtypes have, that is
+// exact, and what differs in the order of equal deltas alone varies equally.
 inline void variance_of(const float* deltas, std::size_t number, std::size_t count,
                         float* variance) {
   using V = Vectors<float>;
   constexpr std::size_t kBeside = 4;  // registers that need not wait for each other
-  const V::Vector share = V::Vector{} + 1.0f / static_cast<float>(number);
+  const V::Vector times = V::Vector{} + static_cast<float>(number);
+  const V::Vector share = 1.0f / (times * times * times);
   for (std::size_t i = 0; i < count; i += kBeside * V::kWidth) {
-    V::Vector mean[kBeside]{}, square[kBeside]{};
+    V::Vector whole[kBeside]{}, square[kBeside]{};
     for (const float* from = deltas + i; from < deltas + number * kTile; from += kTile) {
-      for (std::size_t r = 0; r < kBeside; ++r) mean[r] += V::load(from + r * V::kWidth);
+      for (std::size_t r = 0; r < kBeside; ++r) whole[r] += V::load(from + r * V::kWidth);
     }
-    for (V::Vector& sum : mean) sum *= share;
     for (const float* from = deltas + i; from < deltas + number * kTile; from += kTile) {
       for (std::size_t r = 0; r < kBeside; ++r) {
-        const V::Vector apart = V::load(from + r * V::kWidth) - mean[r];
+        const V::Vector apart = V::load(from + r * V::kWidth) * times - whole[r];
         square[r] += apart * apart;
       }
     }

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <iterator>
+#include <numeric>
 
 namespace tvmerge {
 
 Search::Search(const Rank& rank, std::uint64_t elements, std::uint64_t slices)
-    : elements_(elements), ties_(slices) {
+    : elements_(elements), ties_(slices), held_(slices) {
   search_in(0, kHighest, 0);
   if (const double* const share = std::get_if<double>(&rank))
     share_ = std::clamp(*share, 0.0, 1.0);
@@ -39,6 +41,8 @@ void Search::search_in(Key low, Key high, Key tie) {
   bins_.clear();
   ones_.clear();
   noughts_.clear();
+  for (std::vector<Key>& keys : held_) keys = {};
+  holds_all_ = true;
 }
 
 void Search::finish(Key key, std::uint64_t ties_end) {
@@ -48,6 +52,7 @@ void Search::finish(Key key, std::uint64_t ties_end) {
   ones_ = {};
   noughts_ = {};
   ties_ = {};
+  held_ = {};
 }
 
 void Search::bracket(std::vector<Key>& sample) {
@@ -85,6 +90,7 @@ void Search::bracket(std::vector<Key>& sample) {
 void Search::add(const Found& found) {
   above_ += found.above;
   zeros_ += found.zeros;
+  holds_all_ = holds_all_ && found.holds_all;
   bins_.resize(bin_count());
   ones_.resize(bin_count());
   noughts_.resize(bin_count());
@@ -112,20 +118,48 @@ void Search::narrow() {
     // Deltas of narrow dtypes take few values: most bins hold one key alone.
     if ((ones_[b] & noughts_[b]) == 0)
       return found_key(key | ones_[b], rank_ - before, here);
-    const Key last = std::min<Key>(high_, key | within_);
-    return search_in(key, last, key);
+    return narrow_to(key, std::min<Key>(high_, key | within_), rank_ - before);
   }
   search_in(0, low_ - 1, 0);
 }
 
+void Search::narrow_to(Key low, Key high, std::uint64_t count) {
+  if (!holds_all_) return search_in(low, high, low);
+  std::vector<Key> keys;
+  for (const std::vector<Key>& of_slice : held_)
+    std::copy_if(of_slice.begin(), of_slice.end(), std::back_inserter(keys),
+                 [=](Key key) { return low <= key && key <= high; });
+  std::sort(keys.begin(), keys.end(), std::greater<>{});
+  std::uint64_t ties = 0;
+  if (low <= tie_ && tie_ <= high)
+    ties = std::accumulate(ties_.begin(), ties_.end(), std::uint64_t{0});
+  for (auto next = keys.begin();;) {
+    const bool tied = ties > 0 && (next == keys.end() || *next < tie_);
+    const Key key = tied ? tie_ : *next;
+    const auto behind =
+        tied ? next : std::upper_bound(next, keys.end(), key, std::greater<>{});
+    const std::uint64_t all = tied ? ties : static_cast<std::uint64_t>(behind - next);
+    if (count <= all) return found_key(key, count, all);
+    count -= all;
+    next = behind;
+    if (tied) ties = 0;
+  }
+}
+
 void Search::found_key(Key key, std::uint64_t count, std::uint64_t all) {
   if (count == all) return finish(key, elements_);
-  if (key != tie_) return search_in(key, key, key);
-  for (tie_slice_ = 0; count > ties_[tie_slice_]; ++tie_slice_)
-    count -= ties_[tie_slice_];
+  if (key != tie_ && !holds_all_) return search_in(key, key, key);
+  std::uint64_t here = ties_of(key, tie_slice_ = 0);
+  for (; count > here; here = ties_of(key, ++tie_slice_)) count -= here;
   ties_within_ = count;
   cut_.key = key;
   state_ = State::placing;
+}
+
+std::uint64_t Search::ties_of(Key key, std::uint64_t slice) const {
+  if (key == tie_) return ties_[slice];
+  const std::vector<Key>& keys = held_[slice];
+  return static_cast<std::uint64_t>(std::count(keys.begin(), keys.end(), key));
 }
 
 void Search::place(const Key* keys, std::uint64_t start) {

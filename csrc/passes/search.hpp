@@ -13,8 +13,8 @@ namespace tvmerge {
 
 class Search {
  public:
-  // Few enough for a near cache: a bracket of more keys takes another pass, unless the
-  // bin with the cut turns out to hold a single one.
+  // Few enough for a near cache: where the bin with the cut holds several keys, those
+  // that were held of it tell more, or another pass has to.
   static constexpr std::size_t kBins = std::size_t{1} << 14;
   static constexpr Key kHighest = 0x7fffffffu;
 
@@ -37,6 +37,10 @@ class Search {
     return (static_cast<std::size_t>(high_ - low_) >> shift_) + 1;
   }
   void note_ties(std::uint64_t slice, std::uint64_t count) { ties_[slice] = count; }
+  // Keys of the bracket but for the tie; a slice is one thread's.
+  void hold(std::uint64_t slice, const Key* keys, std::size_t count) {
+    held_[slice].insert(held_[slice].end(), keys, keys + count);
+  }
   // Whether it also needs to know how many keys are 0.
   [[nodiscard]] bool counts_zeros() const { return share_.has_value(); }
 
@@ -47,6 +51,8 @@ class Search {
     // By bin, which bits are ones in any of its keys and which are zeros in any, of those
     // that the bin does not tell; null: not known.
     std::uint32_t *ones = nullptr, *noughts = nullptr;
+    bool holds_all = false;      // that it has seen of the bracket
+    std::uint64_t may_hold = 0;  // more
   };
   void add(const Found& found);
 
@@ -66,8 +72,11 @@ class Search {
   void settle(std::uint64_t rank);
   void search_in(Key low, Key high, Key tie);
   void finish(Key key, std::uint64_t ties_end);
+  // The cut takes `count` elements of those in [low, high].
+  void narrow_to(Key low, Key high, std::uint64_t count);
   // `count` elements with this key belong to the cut, of `all` that have it.
   void found_key(Key key, std::uint64_t count, std::uint64_t all);
+  [[nodiscard]] std::uint64_t ties_of(Key key, std::uint64_t slice) const;
 
   std::uint64_t rank_ = 0, elements_;
   std::optional<double> share_;  // until the elements that are not 0 are counted
@@ -77,7 +86,9 @@ class Search {
   std::uint32_t within_ = 0;
   std::uint64_t above_ = 0, zeros_ = 0;
   std::vector<std::uint32_t> bins_, ones_, noughts_;
-  std::vector<std::uint64_t> ties_;
+  std::vector<std::uint64_t> ties_;     // by slice
+  std::vector<std::vector<Key>> held_;  // by slice
+  bool holds_all_ = true;
   std::uint64_t tie_slice_ = 0, ties_within_ = 0;
   Cut cut_;
 };

@@ -1,6 +1,7 @@
-// Selecting: a sample brackets each cut, one pass counts what lies above the bracket and
-// sorts what lies in it into bins of single keys. Sampling decides only how fast: where
-// it misled, or where equal magnitudes lie at the cut, another pass follows.
+// Selecting: a sample brackets each cut, one pass counts what lies above the bracket,
+// sorts what lies in it into bins, and holds it where it takes many values. Sampling
+// decides only how fast: where it misled, or where more equal magnitudes than can be held
+// lie at the cut, another pass follows.
 #include "passes/select.hpp"
 
 #include <algorithm>
@@ -18,10 +19,15 @@ namespace tvmerge {
 namespace {
 
 constexpr std::uint64_t kSelectElements = kSumElements;
-constexpr std::uint64_t kSampleChunks = 64, kChunkElements = 512;
+constexpr std::uint64_t kFewestChunks = 64, kMostChunks = 512, kChunkElements = 512;
+constexpr std::uint64_t kElementsAChunk = std::uint64_t{64} * 1024;
 constexpr unsigned kMostPasses = 32;
-constexpr std::uint64_t kSampleElements = kSampleChunks * kChunkElements;
 constexpr std::uint64_t kBlockElements = 2 * kTileElements;
+// Of keys that take many values a bracket has fewer. Of those that take few it may have
+// most, but their bins tell them apart.
+constexpr std::uint64_t kElementsAHeld = 16;
+// A thread that has gone on to the next job has left keys to the one before.
+constexpr std::uint64_t kJobsHeld = 2;
 
 // One job's searches, and how many of its slices this pass has still to see.
 struct Progressing {
@@ -64,7 +70,9 @@ class Selecting {
         options_(options),
         kernels_(kernels_for(options.isa)),
         scratch_(jobs),
-        space_(options, scratch_.bytes()) {
+        space_(options, scratch_.bytes()),
+        most_held_((options.buffer_bytes / space_.threads - scratch_.bytes()) /
+                   kJobsHeld / sizeof(Key)) {
     for (const SelectJob& job : jobs) {
       check(job);
       states_.push_back(std::make_unique<Progressing>());
@@ -161,8 +169,10 @@ class Selecting {
                   const Reader& reader, unsigned char* memory) const {
     std::vector<std::vector<Key>> samples(searches.size());
     std::vector<Term> terms;
-    const bool whole = job.elements <= kSampleElements;
-    const std::uint64_t chunks = whole ? 1 : kSampleChunks;
+    const bool whole = job.elements <= kFewestChunks * kChunkElements;
+    const std::uint64_t chunks =
+        whole ? 1
+              : std::clamp(job.elements / kElementsAChunk, kFewestChunks, kMostChunks);
     const std::uint64_t length = whole ? job.elements : kChunkElements;
     for (std::uint64_t c = 0; c < chunks; ++c) {
       const std::uint64_t start = whole ? 0 : (job.elements - length) / (chunks - 1) * c;
@@ -229,7 +239,7 @@ class Selecting {
         current = j;
         found.assign(jobs_[j].queries.size(), {});
         for (std::size_t q = 0; q < found.size(); ++q)
-          found[q] = empty_bins(memory, q, states_[j]->searches[q]);
+          found[q] = nothing_found(memory, q, j);
       }
       reader.read_terms(jobs_[j].sources, slice.start, slice.length, terms);
       scan_slice(j, terms, slice, found, memory);
@@ -238,14 +248,17 @@ class Selecting {
     hand_over();
   }
 
-  Search::Found empty_bins(unsigned char* memory, std::size_t query,
-                           const Search& search) const {
+  Search::Found nothing_found(unsigned char* memory, std::size_t query,
+                              std::size_t j) const {
     auto* const first =
         reinterpret_cast<std::uint32_t*>(memory + scratch_.read_bytes +
                                          Scratch::kKeyBytes + Scratch::kInsideBytes) +
         query * 3 * Search::kBins;
-    const Search::Found found{0, 0, first, first + Search::kBins,
-                              first + 2 * Search::kBins};
+    const Search& search = states_[j]->searches[query];
+    const std::uint64_t may_hold = std::min(most_held_ / jobs_[j].queries.size(),
+                                            jobs_[j].elements / kElementsAHeld);
+    const Search::Found found{
+        0, 0, first, first + Search::kBins, first + 2 * Search::kBins, true, may_hold};
     if (search.done()) return found;
     for (std::uint32_t* const held : {found.bins, found.ones, found.noughts})
       std::fill_n(held, search.bin_count(), 0u);
@@ -270,7 +283,7 @@ class Selecting {
           source = job.queries[q].source;
           keys = keys_of(job, job.queries[q], terms, slice.start + at, count, memory, at);
         }
-        ties[q] += scan_block(keys, count, searches[q], found[q], memory);
+        ties[q] += scan_block(keys, count, slice.number, searches[q], found[q], memory);
       }
     }
     for (std::size_t q = 0; q < found.size(); ++q)  // a slice is one thread's
@@ -278,8 +291,9 @@ class Selecting {
   }
 
   // Returns how many ties there are.
-  std::uint64_t scan_block(const Key* keys, std::uint64_t count, const Search& search,
-                           Search::Found& found, unsigned char* memory) const {
+  std::uint64_t scan_block(const Key* keys, std::uint64_t count, std::uint64_t slice,
+                           Search& search, Search::Found& found,
+                           unsigned char* memory) const {
     auto* const inside =
         reinterpret_cast<Key*>(memory + scratch_.read_bytes + Scratch::kKeyBytes);
     KeyScan scan = search.scan();
@@ -294,6 +308,11 @@ class Selecting {
     if (scan.ties > 0 && scan.low <= scan.tie && scan.tie <= scan.high)
       add(scan.tie, scan.ties);
     found.above += scan.above;
+    found.holds_all = found.holds_all && others <= found.may_hold;
+    if (found.holds_all) {
+      search.hold(slice, inside, others);
+      found.may_hold -= others;
+    }
     if (search.counts_zeros()) {
       KeyScan zeros{0, 0, 0};
       kernels_.scan_keys(keys, count, zeros, inside);
@@ -352,6 +371,7 @@ class Selecting {
   const Kernels& kernels_;
   const Scratch scratch_;
   const Workspace space_;
+  const std::uint64_t most_held_;
   std::vector<std::unique_ptr<Progressing>> states_;
 };
 

@@ -31,8 +31,8 @@ struct SelectJob {
   std::shared_ptr<const RowFactors> factors = nullptr;  // of what is ranked, if any
 };
 
-// Per job and query. Reads the sources once, and once more where equal magnitudes lie at
-// a cut or the sample misled; throws as `merge` does.
+// Per job and query. Reads the sources once, and once more where the sample misled or, at
+// times, where many equal magnitudes lie at a cut; throws as `merge` does.
 std::vector<std::vector<Cut>> select(const std::vector<std::string>& inputs,
                                      const std::vector<SelectJob>& jobs,
                                      const Options& options);
