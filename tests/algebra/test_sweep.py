@@ -19,6 +19,7 @@ from tvmerge.errors import ConfigError, NothingChangedError, OutputError
 
 SCALES = (0.1, 0.3, 1, -0.5, 0)
 RECEIPT = "tvmerge_receipt.json"  # says when and how long
+CARD = "README.md"
 
 
 def held(seed: int, dtype: str = "F32") -> dict[str, np.ndarray]:
@@ -147,7 +148,11 @@ def test_the_command_multiplies_lambda(models: str) -> None:
         Path("own.yaml").write_text(RECIPE.format(lambda_=0.5 * scale))
         name = folder_name(scale)
         run("merge", "own.yaml", f"own/{name}", "--quiet")
-        assert files(Path("out") / name) == files(Path("own") / name)
+        swept, own = files(Path("out") / name), files(Path("own") / name)
+        assert swept.pop(CARD) != own.pop(CARD)  # each holds the recipe that it was made by
+        assert swept == own
+        card = (Path("out") / name / CARD).read_text()
+        assert "# tvmerge sweep at the scales 0.2, 1.0, -3.0 of\n" in card
 
 
 def test_the_command_answers_with_a_report_for_every_scale(models: str) -> None:

@@ -182,10 +182,19 @@ def test_a_folder_without_weights_is_refused_with_what_to_do(tmp_path: Path) -> 
 def test_a_path_that_is_not_there_is_refused_with_what_to_do(tmp_path: Path) -> None:
     refused(tmp_path / "typo", "no such file or folder")
     refused(tmp_path / ("n" * 300), "no such file or folder")
-    refused(tmp_path / "typo", "hf download")
     (tmp_path / "circle").symlink_to("circle")
     refused(tmp_path / "circle", "no such file or folder")
     refused(tmp_path / "a\0b", "no such file or folder")
+
+
+def test_what_may_be_a_model_of_the_hub_is_told_where_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(Path("org/name"), "(hf download org/name)")
+    with pytest.raises(FormatError) as caught:
+        open_stored(tmp_path / "typo")
+    assert "hf download" not in str(caught.value)
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

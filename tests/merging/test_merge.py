@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from support.checkpoints import (
 
 from tvmerge import Checkpoint
 from tvmerge.errors import ConfigError, MismatchError, NothingChangedError
+from tvmerge.receipts.receipt import RecipeText
 from tvmerge.recipe import build, parse_recipe
 
 CONFIG = {"architectures": ["X"], "torch_dtype": "bfloat16"}
@@ -220,7 +222,7 @@ def test_any_folder_name_is_text_in_the_card(name: str, base: Path, tmp_path: Pa
     assert front == yaml.safe_dump(wanted)
 
 
-def test_the_card_of_another_method_does_not_speak_of_a_sum(
+def test_the_card_of_a_recipe_holds_it_without_this_machines_folders(
     base: Path, tuned: Path, tmp_path: Path
 ) -> None:
     recipe = {
@@ -228,10 +230,17 @@ def test_the_card_of_another_method_does_not_speak_of_a_sum(
         "base_model": str(base),
         "models": [{"model": str(tuned), "parameters": {"weight": 1, "density": 0.5}}],
     }
-    build(parse_recipe(tmp_path / "ties.yaml", json.dumps(recipe).encode())).save(tmp_path / "out")
+    text = f"# a ``` within\n{json.dumps(recipe, indent=1)}"
+    model = build(parse_recipe(tmp_path / "ties.yaml", text.encode()))
+    model.save(tmp_path / "out", recipe=RecipeText("ties", text))
     _, front, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(front)["tags"] == ["merge", "tvmerge"]
-    assert "merged tensor by tensor" in body and "linear combination" not in body
+    assert "`ties`, by the recipe below" in body and "linear combination" not in body
+    assert str(tmp_path) not in body
+    _, block, behind = re.split(r"^````(?:yaml)?$", body, flags=re.MULTILINE)
+    assert behind.strip() == ""
+    named = recipe | {"base_model": "base", "models": [recipe["models"][0] | {"model": "tuned"}]}
+    assert yaml.safe_load(block) == named
 
 
 def test_a_quantised_model_is_refused(base: Path, tuned: Path, tmp_path: Path) -> None:

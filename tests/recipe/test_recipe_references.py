@@ -10,7 +10,7 @@ import yaml
 from support.adapters import write_adapter
 from support.small_checkpoints import read, tensors, write
 
-from tvmerge.errors import ConfigError
+from tvmerge.errors import ConfigError, FormatError
 from tvmerge.recipe import Recipe, build, load_recipe
 from tvmerge.recipe.schema import schema
 
@@ -171,3 +171,23 @@ def test_the_schema_takes_both_ways_and_refuses_others() -> None:
     beyond = {"two revisions", "two adapters", "a plus in a revision", "a token's model"}
     for what in FAULTS.keys() - beyond - {"a way to make a vocabulary"}:
         assert not checks(yaml.safe_load(FAULTS[what][0])), what
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (f"merge_method: ties\nbase_model: gone\n{ONE}", "2: base_model"),
+        (BASED + ONE + "  - {model: gone, parameters: {weight: 1}}\n", "5: models.1"),
+        (BASED + ONE + "  - {model: damaged, parameters: {weight: 1}}\n", "5: models.1"),
+    ],
+)
+def test_a_model_that_cannot_be_opened_is_told_with_its_line(
+    text: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "a"):
+        write(tmp_path / name, tensors(0))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"no header")
+    with pytest.raises(FormatError, match=rf"^recipe\.yaml:{place}: .*(gone|damaged)"):
+        build(recipe_of(text))

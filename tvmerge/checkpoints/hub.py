@@ -36,6 +36,11 @@ _NOT_OF_PIPELINE = ("*/*/*", "*.fp16.*", "*.fp16-*", "*.non_ema.*", "*.non_ema-*
 _UNWANTED = ("consolidated*", "*/*", "training_args.bin", "optimizer.bin", "openvino*")
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether the text could name a model of the hub."""
+    return _HUB_ID.fullmatch(source) is not None
+
+
 def resolve(source: str) -> Path:
     """The place on disk of `source`: a path, or a hub id (`org/name`, `org/name@revision`).
 

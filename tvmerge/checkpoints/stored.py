@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tvmerge.checkpoints.heads import ties_embedding, without_tied_heads
+from tvmerge.checkpoints.hub import is_hub_id
 from tvmerge.checkpoints.pipeline import PIPELINE_INDEX, component_names, within
 from tvmerge.errors import FormatError, StorageError, storage_errors
 from tvmerge.files.safetensors import Entry, Header
@@ -157,10 +158,14 @@ def open_stored(path: str | os.PathLike[str]) -> Stored:
     try:
         source = source.resolve(strict=True)
     except (OSError, ValueError, RuntimeError) as error:  # also a NUL, also links in a circle
+        elsewhere = ""
+        if is_hub_id(os.fspath(path)):
+            elsewhere = (
+                f"; a model of the Hugging Face hub must be downloaded first (hf download {path})"
+            )
         raise FormatError(
             f"{path}: no such file or folder. Expected a folder with *.safetensors or "
-            "pytorch_model.bin, such a file, or an index; a model of the Hugging Face hub must be "
-            f"downloaded first (hf download {path})"
+            f"pytorch_model.bin, such a file, or an index{elsewhere}"
         ) from error
     try:
         os.fspath(source).encode()

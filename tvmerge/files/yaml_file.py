@@ -93,13 +93,13 @@ class YamlFile:
 
     def error(self, location: Location, text: str) -> ConfigError:
         """A ConfigError that points at `location`, or at the deepest part of it that exists."""
-        return ConfigError(self._point(location, text))
+        return ConfigError(self.pointed(location, text))
 
     def errors(self, faults: Iterable[tuple[Location, str]]) -> ConfigError:
         """One ConfigError with a line for each of the faults, of the first twenty if many."""
         found = list(islice(faults, _LISTED + 1))
         found.sort(key=lambda fault: self._line(fault[0]))
-        lines = [self._point(*fault) for fault in found]
+        lines = [self.pointed(*fault) for fault in found]
         return ConfigError("\n".join(lines if len(lines) <= _LISTED else [*lines[:-1], "..."]))
 
     def validate(self, model: type[Model]) -> Model:
@@ -112,7 +112,8 @@ class YamlFile:
             found = error.errors(include_url=False)
             raise self.errors((fault["loc"], _explain(model, fault)) for fault in found) from error
 
-    def _point(self, location: Location, text: str) -> str:
+    def pointed(self, location: Location, text: str) -> str:
+        """The text behind the file, the line and the key that it speaks of."""
         key = ".".join(str(part) for part in location)
         what = f"{shorten(key)}{': ' if key else ''}{shorten(text, 1000)}"
         return f"{self.path}:{self._line(location)}: {printable(what)}"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from tvmerge.checkpoints.stored import Stored
 from tvmerge.files.weight_files import DIFFUSION, output_stem
+from tvmerge.receipts.receipt import RecipeText
 from tvmerge.version import __version__
 
 # What YAML 1.1 takes for something else than text, of all that _is_plain would let pass.
@@ -17,10 +21,12 @@ def model_card(
     coefficients: Mapping[Stored, float | None],
     donor: Stored,
     *,
+    recipe: RecipeText | None = None,
     own_tokenizer: bool = False,
 ) -> str:
     """A card that names the inputs by folder name, with `base_model_relation: merge`.
 
+    A recipe that the merge was read from is in it, its absolute paths of inputs as names.
     `own_tokenizer`: files of the tokenizer are not the donor's.
     """
     names = sorted({stored.source.name for stored in (donor, *coefficients)})
@@ -33,8 +39,10 @@ def model_card(
     kind, made = (
         ("- task-arithmetic\n", "a linear combination of checkpoints, rounded once.")
         if linear
-        else ("", "merged tensor by tensor; the receipt beside this card has the recipe.")
+        else ("", "merged tensor by tensor; the receipt beside this card says how.")
     )
+    if recipe is not None:
+        made = f"`{recipe.method}`, by the recipe below."
     diffusion = output_stem(donor.shards[0][0]) == DIFFUSION or donor.components
     library = "diffusers" if diffusion else "transformers"
     inputs = {stored.source: c for stored, c in coefficients.items()}
@@ -50,7 +58,17 @@ def model_card(
         f"Made with tvmerge {__version__}: {made}\n\n"
         f"| input | coefficient |\n|---|---|\n{rows}\n\n"
         f"{taken} come from {donor.source.name}{last}.\n"
+        f"{'' if recipe is None else _fenced(recipe.text, (donor.source, *inputs))}"
     )
+
+
+def _fenced(recipe: str, inputs: Iterable[Path]) -> str:
+    """The recipe as a block of code, with what is in it of this machine's folders left out."""
+    for path in sorted(inputs, key=lambda path: -len(os.fspath(path))):
+        recipe = recipe.replace(os.fspath(path), path.name)
+    longest = max(map(len, re.findall("`+", recipe)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"\n{fence}yaml\n{recipe.strip()}\n{fence}\n"
 
 
 def _is_plain(name: str) -> bool:

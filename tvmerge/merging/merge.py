@@ -201,6 +201,7 @@ def _complete(result: Result, number: int, work: Unfinished, name: str) -> None:
             variant.name or name,
             leaves(by_input(variant.weighting)),
             order.donor,
+            recipe=order.recipe,
             own_tokenizer=order.tokenizer is not None,
         )
         (folder / "README.md").write_text(card, encoding="utf-8", errors="replace")

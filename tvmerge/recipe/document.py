@@ -120,6 +120,18 @@ class Document:
         first = [*bases[:1], *sources, *bases]
         return tuple(dict.fromkeys(name for name in first if name is not None))
 
+    def place(self, reference: str) -> Location | None:
+        """Where it names the model first; None: it does not."""
+        if reference == self.base_model:
+            return ("base_model",)
+        for part in (part for module in self.modules for part in module.slices):
+            if reference == part.base_model:
+                return (*part.at, "base_model")
+            for source in part.sources:
+                if reference == source.model:
+                    return source.at
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:

@@ -10,7 +10,7 @@ from typing import Any
 from tvmerge.checkpoints.heads import is_head
 from tvmerge.checkpoints.hub import resolve as find_model
 from tvmerge.checkpoints.tokenizer_files import TokenizerFiles
-from tvmerge.errors import FormatError, did_you_mean
+from tvmerge.errors import FormatError, StorageError, did_you_mean
 from tvmerge.methods import Method
 from tvmerge.plans.assembly import AssembledInput, AssembledTensor, Assembly, Model
 from tvmerge.plans.sums import Operand
@@ -44,19 +44,22 @@ def assemble(
     models: dict[str, Model] = {}
     stages = Stages()
 
-    def opened(reference: str) -> Model:
+    def opened(document: Document, reference: str) -> Model:
         if reference not in models:
             try:
                 models[reference] = open_model(reference, find, threads)
-            except FormatError as error:
-                hint = did_you_mean(reference, stages.names)
-                if not hint:
-                    raise
-                raise FormatError(f"{error}.{hint}") from error
+            except (FormatError, StorageError) as error:
+                place, said = document.place(reference), str(error)
+                if hint := did_you_mean(reference, stages.names):
+                    said = f"{said}.{hint}"
+                if place is not None:
+                    said = document.file.pointed(place, said)
+                raise type(error)(said) from error
         return models[reference]
 
     for document in recipe.documents:
-        assembly = stages.into(partial(_resolved, document, find, listed), opened)
+        resolve = partial(_resolved, document, find, listed)
+        assembly = stages.into(resolve, partial(opened, document))
         if document.name is not None:
             stages.add(document.name, assembly)
     return assembly
