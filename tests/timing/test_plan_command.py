@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,24 @@ def test_disk_that_is_too_small_is_refused_before_a_byte_is_written() -> None:
     assert result.exit_code == 5
     assert "the output takes 4,000,000," in result.output
     assert sorted(Path().rglob("*")) == before
+
+
+def test_what_an_unfinished_run_has_written_is_told_and_need_not_be_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert answer("plan", "recipe.yaml", "out", "--no-probe")["unfinished_bytes"] is None
+    assert "of an unfinished" not in run("plan", "recipe.yaml", "out", "--no-probe").output
+    Path(".out.unfinished").mkdir()
+    part = Path(".out.unfinished/model.safetensors.part")
+    part.write_bytes(bytes(1 << 20))
+    held = part.stat().st_blocks * 512
+    found = answer("plan", "recipe.yaml", "out", "--no-probe")
+    assert found["unfinished_bytes"] == held > 0
+    summary = run("plan", "recipe.yaml", "out", "--no-probe").output
+    assert "1.05 MB of an unfinished merge lie there: the same one goes on" in summary
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    assert run("plan", "recipe.yaml", "out", "--no-probe").exit_code == 0
+    assert run("plan", "recipe.yaml", "out2", "--no-probe").exit_code == 5
 
 
 def test_terms_that_cancel_out_are_refused() -> None:

@@ -25,7 +25,7 @@ from tvmerge.errors import OutputError
 from tvmerge.files.dtype import TORCH_NAMES
 from tvmerge.merging.output import check_destination
 from tvmerge.merging.stages import with_stand_ins
-from tvmerge.merging.unfinished import check_space
+from tvmerge.merging.unfinished import check_space, unfinished_bytes
 from tvmerge.plans.assembly import Assembly
 from tvmerge.plans.plan import Plan, plan_checkpoint
 from tvmerge.plans.sums import by_input, inputs_of, leaves
@@ -84,12 +84,15 @@ def plan(
     stages = stage_needs(planned, workspace, options)
     place = _place(target)
     free = shutil.disk_usage(place).free
+    begun = unfinished_bytes(target) if target is not None else None
     if target is not None:
-        check_space(target, planned.output_bytes, free)
+        check_space(target, planned.output_bytes - (begun or 0), free)
     spent = time.monotonic() - started
     # What a stage has not written yet cannot be read to see how long that takes.
     probed = None if no_probe or stages else _probe(planned, place, options)
-    found = _Found(model, planned, needs(planned), workspace, flags, free, probed, spent, stages)
+    found = _Found(
+        model, planned, needs(planned), workspace, flags, free, begun, probed, spent, stages
+    )
     _tell(config, out, found, assembly if tensors else None, flags)
 
 
@@ -155,6 +158,7 @@ class _Found:
     workspace: Workspace
     flags: RunFlags
     free_bytes: int
+    unfinished_bytes: int | None  # of a run that was cut off
     probed: Probed | None
     planning_seconds: float
     stages: StageNeeds | None
@@ -167,6 +171,7 @@ class _Found:
             **asdict(self.needs),
             "disk_needed_bytes": self.plan.output_bytes,
             "disk_free_bytes": self.free_bytes,
+            "unfinished_bytes": self.unfinished_bytes,
             "device": self.flags.device,
             "cards": [card.name for card in self.workspace.cards],
             "threads": self.workspace.threads,
@@ -228,6 +233,9 @@ def _print(config: str, out: str | None, planned: _Found) -> None:
     click.echo(f"  dtypes   {', '.join(names)}")
     free = size(found["disk_free_bytes"])
     click.echo(f"  disk     {size(found['disk_needed_bytes'])} needed, {free} free")
+    if found["unfinished_bytes"] is not None:
+        begun = f"{size(found['unfinished_bytes'])} of an unfinished merge lie there"
+        click.echo(f"           {begun}: the same one goes on, another one needs --restart")
     cards = f" ({', '.join(found['cards'])})" if found["cards"] else ""
     click.echo(f"  device   {found['device']}{cards}")
     buffers = f"{found['threads']} threads with {found['buffer_bytes'] / _MIB:.0f} MiB of buffers"

@@ -165,8 +165,22 @@ def _remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def _place(target: Path) -> Path:
+    return target.parent / f".{target.name}{_SUFFIX}"
+
+
+def unfinished_bytes(target: Path) -> int | None:
+    """What an unfinished merge into `target` takes on the disk; None: there is none."""
+    folder = _place(target)
+    return _held_bytes(folder) if folder.is_dir() else None
+
+
+def _held_bytes(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*"))
+
+
 def _open(target: Path) -> Unfinished:
-    folder = target.parent / f".{target.name}{_SUFFIX}"
+    folder = _place(target)
     for _ in range(_TRIES):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -224,9 +238,9 @@ def _difference(before: Mapping[str, Any], merge: Mapping[str, Any]) -> str:
 
 def _check_space(work: Unfinished, size_bytes: int) -> None:
     # The blocks of parts that are there already need not be free.
-    held = sum(path.stat().st_blocks * 512 for path in work.folder.rglob("*"))
+    left_bytes = size_bytes - _held_bytes(work.folder)
     try:
-        check_space(work.target, size_bytes - held, shutil.disk_usage(work.folder).free)
+        check_space(work.target, left_bytes, shutil.disk_usage(work.folder).free)
     except OutputError as error:
         if work.journal.records:  # which an OutputError would take away
             raise StorageError(str(error)) from error
