@@ -38,21 +38,29 @@ void Search::search_in(Key low, Key high, Key tie) {
   high_ = high;
   tie_ = tie;
   above_ = 0;
-  bins_.clear();
-  ones_.clear();
-  noughts_.clear();
-  for (std::vector<Key>& keys : held_) keys = {};
+  forget_counts();
   holds_all_ = true;
 }
 
 void Search::finish(Key key, std::uint64_t ties_end) {
   cut_ = {key, ties_end};
   state_ = State::done;
-  bins_ = {};
-  ones_ = {};
-  noughts_ = {};
-  ties_ = {};
-  held_ = {};
+  forget_counts();
+  ties_ = std::vector<std::uint64_t>();
+  held_ = std::vector<std::vector<Key>>();
+}
+
+// Clearing vectors, or giving them empty lists, would keep their memory.
+void Search::forget_counts() {
+  for (std::vector<std::uint32_t>* const counts : {&bins_, &ones_, &noughts_})
+    *counts = std::vector<std::uint32_t>();
+  for (std::vector<Key>& keys : held_) keys = std::vector<Key>();
+}
+
+std::uint64_t Search::held() const {
+  std::uint64_t count = 0;
+  for (const std::vector<Key>& keys : held_) count += keys.size();
+  return count;
 }
 
 void Search::bracket(std::vector<Key>& sample) {
@@ -151,6 +159,7 @@ void Search::found_key(Key key, std::uint64_t count, std::uint64_t all) {
   if (key != tie_ && !holds_all_) return search_in(key, key, key);
   std::uint64_t here = ties_of(key, tie_slice_ = 0);
   for (; count > here; here = ties_of(key, ++tie_slice_)) count -= here;
+  forget_counts();
   ties_within_ = count;
   cut_.key = key;
   state_ = State::placing;

@@ -37,10 +37,12 @@ class Search {
     return (static_cast<std::size_t>(high_ - low_) >> shift_) + 1;
   }
   void note_ties(std::uint64_t slice, std::uint64_t count) { ties_[slice] = count; }
-  // Keys of the bracket but for the tie; a slice is one thread's.
+  // Keys of the bracket but for the tie, until the search is narrowed; a slice is one
+  // thread's.
   void hold(std::uint64_t slice, const Key* keys, std::size_t count) {
     held_[slice].insert(held_[slice].end(), keys, keys + count);
   }
+  [[nodiscard]] std::uint64_t held() const;
   // Whether it also needs to know how many keys are 0.
   [[nodiscard]] bool counts_zeros() const { return share_.has_value(); }
 
@@ -57,7 +59,7 @@ class Search {
   void add(const Found& found);
 
   // After all have been added: done, or a smaller bracket, or only the place within a
-  // slice is not known yet.
+  // slice is not known yet. Nothing is held any more.
   void narrow();
   [[nodiscard]] bool awaits_place() const { return state_ == State::placing; }
   [[nodiscard]] std::uint64_t tie_slice() const { return tie_slice_; }
@@ -72,6 +74,7 @@ class Search {
   void settle(std::uint64_t rank);
   void search_in(Key low, Key high, Key tie);
   void finish(Key key, std::uint64_t ties_end);
+  void forget_counts();  // and what they took
   // The cut takes `count` elements of those in [low, high].
   void narrow_to(Key low, Key high, std::uint64_t count);
   // `count` elements with this key belong to the cut, of `all` that have it.

@@ -5,6 +5,7 @@
 #include "passes/select.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <mutex>
 
@@ -26,8 +27,8 @@ constexpr std::uint64_t kBlockElements = 2 * kTileElements;
 // Of keys that take many values a bracket has fewer. Of those that take few it may have
 // most, but their bins tell them apart.
 constexpr std::uint64_t kElementsAHeld = 16;
-// A thread that has gone on to the next job has left keys to the one before.
-constexpr std::uint64_t kJobsHeld = 2;
+// What holding a key may take: lists double as they grow.
+constexpr std::uint64_t kBytesAHeld = 2 * sizeof(Key);
 
 // One job's searches, and how many of its slices this pass has still to see.
 struct Progressing {
@@ -71,8 +72,8 @@ class Selecting {
         kernels_(kernels_for(options.isa)),
         scratch_(jobs),
         space_(options, scratch_.bytes()),
-        most_held_((options.buffer_bytes / space_.threads - scratch_.bytes()) /
-                   kJobsHeld / sizeof(Key)) {
+        spare_bytes_(options.buffer_bytes / space_.threads - scratch_.bytes()),
+        may_hold_(spare_bytes_ / kBytesAHeld * space_.threads) {
     for (const SelectJob& job : jobs) {
       check(job);
       states_.push_back(std::make_unique<Progressing>());
@@ -170,10 +171,10 @@ class Selecting {
     std::vector<std::vector<Key>> samples(searches.size());
     std::vector<Term> terms;
     const bool whole = job.elements <= kFewestChunks * kChunkElements;
-    const std::uint64_t chunks =
-        whole ? 1
-              : std::clamp(job.elements / kElementsAChunk, kFewestChunks, kMostChunks);
+    const std::uint64_t chunks = whole ? 1 : chunks_of(job);
     const std::uint64_t length = whole ? job.elements : kChunkElements;
+    for (std::size_t q = 0; q < searches.size(); ++q)
+      if (sample_of(job, q) == q) samples[q].reserve(chunks * length);
     for (std::uint64_t c = 0; c < chunks; ++c) {
       const std::uint64_t start = whole ? 0 : (job.elements - length) / (chunks - 1) * c;
       reader.read_terms(job.sources, start, length, terms);
@@ -186,6 +187,14 @@ class Selecting {
     }
     for (std::size_t q = 0; q < searches.size(); ++q)
       searches[q].bracket(samples[sample_of(job, q)]);
+  }
+
+  // More of a large tensor, whose bracket would have many keys, as far as there is room.
+  [[nodiscard]] std::uint64_t chunks_of(const SelectJob& job) const {
+    const std::uint64_t room =
+        spare_bytes_ / (job.queries.size() * kChunkElements * sizeof(Key));
+    const std::uint64_t most = std::clamp(room, kFewestChunks, kMostChunks);
+    return std::clamp(job.elements / kElementsAChunk, kFewestChunks, most);
   }
 
   // The first query of the same source: they come one behind the other.
@@ -255,10 +264,9 @@ class Selecting {
                                          Scratch::kKeyBytes + Scratch::kInsideBytes) +
         query * 3 * Search::kBins;
     const Search& search = states_[j]->searches[query];
-    const std::uint64_t may_hold = std::min(most_held_ / jobs_[j].queries.size(),
-                                            jobs_[j].elements / kElementsAHeld);
-    const Search::Found found{
-        0, 0, first, first + Search::kBins, first + 2 * Search::kBins, true, may_hold};
+    Search::Found found{0,   0, first, first + Search::kBins, first + 2 * Search::kBins,
+                        true};
+    found.may_hold = jobs_[j].elements / kElementsAHeld;
     if (search.done()) return found;
     for (std::uint32_t* const held : {found.bins, found.ones, found.noughts})
       std::fill_n(held, search.bin_count(), 0u);
@@ -308,7 +316,7 @@ class Selecting {
     if (scan.ties > 0 && scan.low <= scan.tie && scan.tie <= scan.high)
       add(scan.tie, scan.ties);
     found.above += scan.above;
-    found.holds_all = found.holds_all && others <= found.may_hold;
+    found.holds_all = found.holds_all && others <= found.may_hold && take_room(others);
     if (found.holds_all) {
       search.hold(slice, inside, others);
       found.may_hold -= others;
@@ -321,16 +329,27 @@ class Selecting {
     return scan.ties;
   }
 
-  static void hand_over(Progressing& state, std::vector<Search::Found>& found,
-                        std::uint64_t slices) {
+  [[nodiscard]] bool take_room(std::uint64_t keys) const {
+    std::uint64_t left = may_hold_;
+    while (left >= keys)
+      if (may_hold_.compare_exchange_weak(left, left - keys)) return true;
+    return false;
+  }
+
+  void hand_over(Progressing& state, std::vector<Search::Found>& found,
+                 std::uint64_t slices) const {
     const std::lock_guard<std::mutex> lock(state.mutex);
     for (std::size_t q = 0; q < found.size(); ++q) {
       if (!state.searches[q].done()) state.searches[q].add(found[q]);
     }
     state.slices_left -= slices;
     if (state.slices_left != 0) return;
-    for (Search& search : state.searches)
-      if (!search.done()) search.narrow();
+    for (Search& search : state.searches) {
+      if (search.done()) continue;
+      const std::uint64_t held = search.held();
+      search.narrow();
+      may_hold_ += held;
+    }
   }
 
   // A cut through equal magnitudes lies in a known slice: looks there for its place.
@@ -371,7 +390,8 @@ class Selecting {
   const Kernels& kernels_;
   const Scratch scratch_;
   const Workspace space_;
-  const std::uint64_t most_held_;
+  const std::uint64_t spare_bytes_;              // of each thread's buffers
+  mutable std::atomic<std::uint64_t> may_hold_;  // keys, all searches together
   std::vector<std::unique_ptr<Progressing>> states_;
 };
 
