@@ -1,6 +1,7 @@
 """Every merge method beside task arithmetic, whole processes taking turns.
 
     python -m benchmarks.methods MODELS --rounds 5
+    python -m benchmarks.methods MODELS --rounds 5 --mergekit build/bench/mergekit/bin/mergekit-yaml
 
 MODELS holds base, tuned1, tuned2 and tuned3 (benchmarks.models), best in the page cache. Prints
 seconds, their ratio to task arithmetic by medians, and peak memory as a markdown table.
@@ -12,6 +13,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -48,6 +50,9 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any], int, str]] = {
 }
 
 
+BEYOND_MERGEKIT = ("negmerge", "consensus_ta", "emr")
+
+
 def recipe(models: Path, method: str) -> str:
     """The method's case as YAML."""
     own, parameters, count, base = CASES[method]
@@ -63,36 +68,69 @@ def recipe(models: Path, method: str) -> str:
     return yaml.safe_dump(content)
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the runs of one method took."""
+
+    seconds: list[float] = field(default_factory=list)
+    peaks_mib: list[float] = field(default_factory=list)
+
+    def run(self, command: list[str], out: Path) -> None:
+        """Run the command once, and remove what it has written to `out`."""
+        started = time.monotonic()
+        self.peaks_mib.append(peak_rss_mib(command))
+        self.seconds.append(time.monotonic() - started)
+        shutil.rmtree(out)
+        os.sync()  # or the next one waits for what this one left the disk to do
+
+
+# The fastest that were found, for task arithmetic.
+MERGEKIT_FLAGS = "--no-copy-tokenizer --no-write-model-card --quiet --async-write"
+MERGEKIT_THREADS = "--write-threads 2 --num-threads 2"
+
+
 @click.command()
 @click.argument("models", type=click.Path(exists=True, path_type=Path))
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--only", default="", help="Methods whose name contains this.")
-def main(models: Path, rounds: int, only: str) -> None:
+@click.option(
+    "--mergekit",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Its mergekit-yaml, to run each method that it has once.",
+)
+def main(models: Path, rounds: int, only: str, mergekit: str | None) -> None:
     """Compare merge methods on MODELS."""
     methods = [name for name in CASES if only in name or name == "task_arithmetic"]
+    ours = {name: Taken() for name in methods}
+    theirs = {name: Taken() for name in methods if mergekit and name not in BEYOND_MERGEKIT}
     out, text = models / "merged", models / "recipe.yaml"
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
-    peaks: dict[str, float] = {}
     for _ in range(rounds):
         for name in methods:
             text.write_text(recipe(models, name))
-            command = [sys.executable, "-m", "tvmerge", "merge", str(text), str(out)]
-            started = time.monotonic()
-            peaks[name] = peak_rss_mib(command)
-            seconds[name].append(time.monotonic() - started)
-            shutil.rmtree(out)
-            os.sync()  # or the next one waits for what this one left the disk to do
+            ours[name].run([sys.executable, "-m", "tvmerge", "merge", str(text), str(out)], out)
+    flags = f"{MERGEKIT_FLAGS} {MERGEKIT_THREADS}".split()
+    for name, taken in theirs.items():
+        text.write_text(recipe(models, name) + "dtype: bfloat16\n")
+        taken.run([str(mergekit), str(text), str(out), *flags], out)
     text.unlink()
-    yardstick = median(seconds["task_arithmetic"])
-    click.echo(
-        "| method | min s | median s | task arithmetic = 1 | peak MiB |\n|---|---|---|---|---|"
-    )
-    for name in methods:
-        held = seconds[name]
-        click.echo(
-            f"| {name} | {min(held):.2f} | {median(held):.2f} | {median(held) / yardstick:.1f} | "
-            f"{peaks[name]:.0f} |"
+    yardstick = median(ours["task_arithmetic"].seconds)
+    head = "| method | min s | median s | task arithmetic = 1 | peak MiB |"
+    rule = "|---|---|---|---|---|"
+    if mergekit:
+        head, rule = head + " mergekit s | of ours | its peak MiB |", rule + "---|---|---|"
+    click.echo(f"{head}\n{rule}")
+    for name, taken in ours.items():
+        middle = median(taken.seconds)
+        row = (
+            f"| {name} | {min(taken.seconds):.2f} | {middle:.2f} | {middle / yardstick:.1f} | "
+            f"{max(taken.peaks_mib):.0f} |"
         )
+        if name in theirs:
+            (seconds,), (peak,) = theirs[name].seconds, theirs[name].peaks_mib
+            row += f" {seconds:.1f} | {seconds / middle:.0f} | {peak:,.0f} |"
+        elif mergekit:
+            row += " | | |"
+        click.echo(row)
 
 
 if __name__ == "__main__":

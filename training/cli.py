@@ -37,9 +37,7 @@ def run(config: Path, out: Path, base: str | None, ray_address: str | None, quie
     from tvmerge.training.study.rounds import run_rounds
     from tvmerge.training.study.study import run_study
 
-    settings = load_study(config)
-    if base is not None:
-        settings = settings.model_copy(update={"base": base})
+    settings = load_study(config, base=base)
     with (
         _listening(quiet=quiet) as listener,
         Cluster(address=ray_address) as cluster,
@@ -140,9 +138,7 @@ def plan(config: Path, out: Path | None, base: str | None, cpus: int | None, as_
     from tvmerge.training.settings.config import load_study
     from tvmerge.training.study.plan import plan_study
 
-    settings = load_study(config)
-    if base is not None:
-        settings = settings.model_copy(update={"base": base})
+    settings = load_study(config, base=base)
     found = plan_study(settings, out, cpus=cpus)
     if as_json:
         click.echo(found.model_dump_json(indent=2))

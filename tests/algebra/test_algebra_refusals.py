@@ -117,6 +117,8 @@ def test_vectors_and_checkpoints_are_not_mistaken_for_each_other(
         TaskVector(folder / "a")
     with pytest.raises(FormatError, match="no such file or folder"):
         Checkpoint(tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"base='base': expected a Checkpoint"):
+        TaskVector(tmp_path / "vector", base="base")  # type: ignore[arg-type]
 
 
 def test_a_zero_vector_is_not_stored(base: Checkpoint, a: Checkpoint, tmp_path: Path) -> None:

@@ -114,6 +114,15 @@ def test_scales_without_a_meaning_are_refused_and_nothing_is_written(
     assert sorted(path.name for path in Path().iterdir()) == ["a", "b", "base"]
 
 
+def test_a_sweep_of_what_adds_nothing_is_refused(models: str) -> None:
+    Path("recipe.yaml").write_text("merge_method: passthrough\nmodels: [{model: a}]\n")
+    refused = run("sweep", "recipe.yaml", "out", "--scale", "0,0.5", exit_code=2)
+    assert "all scales would give the same" in refused.output
+    with pytest.raises(ConfigError, match="all scales would give the same"):
+        sweep(Checkpoint("base"), [0.5], "out")
+    assert not Path("out").exists()
+
+
 def test_one_scale_of_which_nothing_is_left_takes_the_whole_sweep_with_it(models: str) -> None:
     base, a = Checkpoint("base"), Checkpoint("a")
     with pytest.raises(NothingChangedError, match="out/scale-1e-30"):

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from tvmerge.checkpoints.hub import resolve
-from tvmerge.errors import FormatError, StorageError
+from tvmerge.errors import FormatError
 
 
 def test_existing_path_wins_over_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_hub_that_fails_is_one_error_with_its_reason(
 
     for name, module in fake_hub(download).items():
         monkeypatch.setitem(sys.modules, name, module)
-    with pytest.raises(StorageError, match=r"did not give it: offline mode is enabled\. Correct"):
+    with pytest.raises(FormatError, match=r"did not give it: offline mode is enabled\. Correct"):
         resolve("org/name")
 
 

@@ -80,6 +80,16 @@ BAD_INPUTS = {
     "dtype unknown": ("apply base out --add a --dtype bf17", 2, "Did you mean 'bf16'?"),
     "no threads": ("apply base out --add a --threads 0", 2, "--threads"),
     "command unknown": ("aply", 2, "No such command 'aply'. Did you mean 'apply'?"),
+    "option of mergekit's": (
+        "merge recipe.yaml out --cuda", 2, "--cuda is an option of mergekit. Use --device cuda."
+    ),
+    "option unknown": ("merge recipe.yaml out --cdua", 2, "No such option"),
+    "base without terms": ("plan base", 2, "base is a folder: expected a recipe, or --add or"),
+    "vector in place of a base": ("apply va out --add a", 2, "`--add va`, in Python"),
+    "model in place of a vector": ("compress a out --to bf16", 2, "`tvmerge vector BASE a OUT`"),
+    "study that has not run": (
+        "study report base", 3, "base: holds no finished study (no results.json). Run it, or go on"
+    ),
     "vector as base": ("apply va out --add a", 2, "is a stored task vector, expected a check"),
     "vector as tuned": ("vector base va out", 2, "is a stored task vector, expected a check"),
     "path absent": ("vector base absent out", 3, "absent: no such file or folder"),

@@ -142,6 +142,13 @@ def test_changed_inputs_are_found_when_asked_for(out: Path) -> None:
     assert run("verify", "out", "--inputs").exit_code == 3
 
 
+@pytest.mark.parametrize("gone", ["a", f"a/{WEIGHTS}"])
+def test_an_input_that_has_gone_is_named_by_its_place(out: Path, gone: str) -> None:
+    Path(gone).rename("elsewhere")
+    (fault,) = verify(out, inputs=True).faults
+    assert (fault.file, fault.what) == (f"input {Path.cwd() / 'a' / WEIGHTS}", "is missing")
+
+
 def test_inputs_that_were_only_touched_are_the_same(out: Path) -> None:
     os.utime(Path("a") / WEIGHTS, ns=(1, 1))
     assert verify(out, inputs=True).intact

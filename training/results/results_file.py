@@ -24,9 +24,14 @@ def save_results(results: Results, path: Path) -> None:
 
 
 def load_results(path: Path) -> Results:
-    """Read a `results.json`; anything else raises `FormatError`."""
+    """Read a `results.json`; anything else raises `FormatError`, and so does none."""
     try:
         return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FormatError(
+            f"{path.parent}: holds no finished study (no {path.name}). Run it, or go on with it: "
+            f"tvmerge study run STUDY.yaml {path.parent}"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the top level"

@@ -125,15 +125,18 @@ class StudyConfig(Section):
         return self
 
 
-def load_study(path: str | Path) -> StudyConfig:
-    """The study that the YAML file describes; its relative paths start at the file's folder."""
+def load_study(path: str | Path, *, base: str | None = None) -> StudyConfig:
+    """The study that the YAML file describes; its relative paths start at the file's folder.
+
+    A `base` stands in place of the file's, which need not be there then.
+    """
     path = Path(path)
     file = YamlFile.read(path)
     study = file.validate(StudyConfig)
     folder = path.resolve().parent
     return study.model_copy(
         update={
-            "base": _base(study.base, folder, file),
+            "base": _base(study.base, folder, file) if base is None else base,
             "traits": tuple(_trait(name, folder) for name in study.traits),
             "controls": tuple(_trait(name, folder) for name in study.controls),
             "unrelated": _trait(study.unrelated, folder),

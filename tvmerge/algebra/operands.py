@@ -46,6 +46,8 @@ class TaskVector(Folded):
         base: Checkpoint | None = None,
         threads: int | None = None,
     ) -> None:
+        if base is not None and not isinstance(base, Checkpoint):
+            raise ConfigError(f"base={base!r}: expected a Checkpoint, such as Checkpoint({base!r})")
         if base is not None and base.coefficients != {base.donor: 1.0}:
             raise ConfigError(f"base={base!r}: expected a checkpoint on disk. Save it first")
         donor = None if base is None else base.donor
@@ -53,7 +55,8 @@ class TaskVector(Folded):
         if not stored.is_task_vector:
             raise ConfigError(
                 f"{path}: is a checkpoint, expected a stored task vector. "
-                f"Subtract its base: Checkpoint({os.fspath(path)!r}) - Checkpoint(base)"
+                f"Subtract its base: `tvmerge vector BASE {path} OUT`, in Python "
+                f"Checkpoint({os.fspath(path)!r}) - Checkpoint(base)"
             )
         self._terms = {stored: Fraction(1)}
         self._donor = stored if donor is None or stored.origin is None else donor
@@ -112,7 +115,8 @@ class Checkpoint(Folded, Model):
         if stored.is_task_vector:
             raise ConfigError(
                 f"{path}: is a stored task vector, expected a checkpoint. "
-                f"Open it with TaskVector({os.fspath(path)!r}) and add it to a checkpoint"
+                f"Add it to a checkpoint: `--add {path}`, in Python "
+                f"Checkpoint(base) + TaskVector({os.fspath(path)!r})"
             )
         self._terms = {stored: Fraction(1)}
         self._donor = stored

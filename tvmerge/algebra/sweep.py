@@ -39,10 +39,16 @@ def sweep(
     all; each has a receipt of its own, which repeats `recipe`. Returns a report for every scale, in
     their order.
 
-    Raises ConfigError for no scales, and for scales that are not finite or come twice; everything
-    that Checkpoint.save raises, NothingChangedError also where one scale of several is too small.
+    Raises ConfigError for no scales, for scales that are not finite or come twice, and where there
+    is nothing to scale; everything that Checkpoint.save raises, NothingChangedError also where one
+    scale of several is too small.
     """
     by_tensor = isinstance(expression, Assembled)
+    if weighting_at(expression, 0, start) == weighting_at(expression, 1, start):
+        raise ConfigError(
+            "a sweep scales what is added to the tensors that a model starts from, and nothing is "
+            "added here: all scales would give the same. Write it once, with `tvmerge merge`"
+        )
     variants = tuple(
         Variant(
             weighting=weighting_at(expression, scale, start),

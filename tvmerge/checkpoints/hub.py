@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tvmerge.checkpoints.pipeline import PIPELINE_INDEX
-from tvmerge.errors import FormatError, StorageError
+from tvmerge.errors import FormatError
 
 # organisation/name, and a revision as in mergekit's references.
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -45,8 +45,8 @@ def resolve(source: str) -> Path:
     """The place on disk of `source`: a path, or a hub id (`org/name`, `org/name@revision`).
 
     A hub id is taken from the local cache or downloaded, where no file or folder of that name
-    exists. Raises FormatError where `huggingface_hub` is needed and not installed, StorageError
-    where the model cannot be had. Any other text comes back as a path, for the reader to judge.
+    exists. Raises FormatError where `huggingface_hub` is needed and not installed, or the model
+    cannot be had. Any other text comes back as a path, for the reader to judge.
     """
     path = Path(source)
     match = _HUB_ID.fullmatch(source)
@@ -89,7 +89,7 @@ def resolve(source: str) -> Path:
             folder = fetch(*_WANTED, "*.bin")
     except Exception as error:  # its HTTP client has errors of its own, not all known here
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise StorageError(
+        raise FormatError(
             f"{source}: no such file or folder here, and the Hugging Face hub did not give it: "
             f"{reason.rstrip('.')}. Correct the path or the name; for a gated model log in with "
             "`hf auth login`"

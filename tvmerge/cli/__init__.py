@@ -110,7 +110,8 @@ class Commands(click.Group):
                 raise  # a fault of ours, not a package that was left out
             message = (
                 f"Error: this needs the package {missing}, which is not installed. "
-                "Install it with: pip install 'tvmerge[study]'"
+                f"Install it alone, pip install {missing}, or with all that a study needs, "
+                "pip install 'tvmerge[study]'"
             )
             _end(ctx, message, TVMergeError.exit_code)
 

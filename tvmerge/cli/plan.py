@@ -68,6 +68,10 @@ def plan(
     runs. One to three seconds are spent on doing a part of the merge, so that
     the time can be told; what that writes beside OUT (or here) is removed again.
     """
+    if not (added or subtracted) and Path(config).is_dir():
+        raise click.UsageError(
+            f"{config} is a folder: expected a recipe, or --add or --subtract with it as the base."
+        )
     started = time.monotonic()
     model, dtype, assembly = _merge(config, added, subtracted, dtype, flags.threads)
     inputs = tuple(leaves(dict.fromkeys((model.donor, *inputs_of(model.weighting)))))

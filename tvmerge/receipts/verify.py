@@ -17,7 +17,7 @@ from tvmerge.errors import FormatError, StorageError
 from tvmerge.files.weights import read_header, read_rest
 from tvmerge.receipts.file_records import data_states, other_record
 from tvmerge.receipts.parsing import read_receipt
-from tvmerge.receipts.receipt import RECEIPT_NAME, FileRecord, Receipt
+from tvmerge.receipts.receipt import RECEIPT_NAME, FileRecord, InputRecord, Receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,19 @@ def input_files(receipt: Receipt) -> list[_Expected]:
     """The files of all inputs, each once."""
     files = {}
     for record in receipt.inputs:
-        path = Path(record.path)
-        root = path if path.is_dir() else path.parent
+        root = _folder(record)
         for file in record.files:
             files[root / file.name] = _Expected(f"input {root / file.name}", root, file)
     return list(files.values())
+
+
+def _folder(record: InputRecord) -> Path:
+    """Where the input's files lie: it is a folder, or one of them, or their index."""
+    path = Path(record.path)
+    if path.exists():
+        return path if path.is_dir() else path.parent
+    is_file = path.suffix == ".json" or path.name in {file.name for file in record.files}
+    return path.parent if is_file else path
 
 
 def quick_faults(expected: Iterable[_Expected]) -> Iterator[Fault]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from tvmerge.errors import ConfigError
 from tvmerge.training.settings.config import StudyConfig, load_study
@@ -52,6 +53,24 @@ def test_the_examples_say_what_a_study_may(path: Path) -> None:
     study = StudyConfig.model_validate(yaml.safe_load(path.read_text()))
     known = set(catalogue_names())
     assert {*study.traits, *study.controls, study.unrelated, *study.composites} <= known
+
+
+def test_a_base_that_is_given_stands_in_place_of_the_files(tmp_path: Path) -> None:
+    path = study_file(tmp_path, lines=LINES.replace("owner/model", "../no/model"))
+    with pytest.raises(ConfigError, match="base: expected a model folder"):
+        load_study(path)
+    assert load_study(path, base="another/model").base == "another/model"
+
+
+def test_the_description_of_the_file_has_every_key() -> None:
+    text = (EXAMPLES.parent / "docs" / "study.md").read_text()
+    content = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    study = StudyConfig.model_validate(content)
+    assert content.keys() == StudyConfig.model_fields.keys()
+    for key, said in content.items():
+        section = getattr(study, key)
+        if isinstance(section, BaseModel) and key not in ("scales", "replay"):
+            assert said.keys() == type(section).model_fields.keys(), key
 
 
 def test_paths_start_at_the_file(tmp_path: Path) -> None:
