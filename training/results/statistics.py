@@ -98,6 +98,18 @@ class Estimate:
         freedom = variance**2 / sum(part**2 / count for part, count in parts)
         return float(stdtr(freedom, self.value / math.sqrt(variance)))
 
+    def chance_by_draws(self) -> float | None:
+        """One-sided p-value of "it is not above zero" from the draws alone (Davison and Hinkley,
+        Bootstrap Methods and their Application, 1997, 4.2.3); None where there are none.
+
+        For what has an end that many draws lie on, such as steps that were counted to the last one
+        measured: t tells nothing of those.
+        """
+        if not np.isfinite(self.draws).all() or self.n < 2:
+            return None
+        drawn = self.resampled()
+        return float((np.count_nonzero(drawn <= 0) + 1) / (drawn.size + 1))
+
 
 def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     """The unweighted mean, as of traits that count alike whatever their number of items."""

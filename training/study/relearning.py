@@ -123,7 +123,7 @@ def relearn_contrasts(
                     value=longer.value,
                     low=low,
                     high=high,
-                    chance_of_no_delay=(longer * -1.0).chance_of_no_fall(),
+                    chance_of_no_delay=longer.chance_by_draws(),
                 )
 
 

@@ -95,6 +95,16 @@ def test_what_has_one_seed_goes_with_all_seeds_of_another() -> None:
     assert mean.n == 20
 
 
+def test_what_has_an_end_is_judged_by_its_draws() -> None:
+    """Steps to a level: a tenth of the draws are at the first step, the others near the last."""
+    at_end = np.random.default_rng(6).random((1, 2000)) < 0.1
+    steps = Estimate(np.array([5.7]), np.where(at_end, 0.0, 6.0), 20)
+    assert steps.chance_by_draws() == (np.count_nonzero(at_end) + 1) / 2001 > 0.08
+    assert ((steps * -1).chance_of_no_fall() or 0) < 0.01  # which is why t is not asked
+    assert (steps * -1).chance_by_draws() == 1
+    assert Estimate(np.ones(1), np.full((1, 9), np.nan), 20).chance_by_draws() is None
+
+
 def test_too_few_items_have_no_chance() -> None:
     assert seeded(np.ones((2, 1))).chance_of_no_fall() is None
     assert seeded(-np.ones((1, 4))).chance_of_no_fall() == 0.0
