@@ -136,7 +136,8 @@ def test_trimmed_and_orthogonal_vectors_are_what_they_say(vectors: list[StudyVec
     for name, tensor in trimmed.items():
         kept = sum(top_fifth(contrast[name]) for contrast in contrasts)
         # Where two elements are nearly alike, rounding the base + vector decides which is cut.
-        assert np.mean(np.abs(tensor - kept) > 1e-6) < 1e-3
+        differing = np.count_nonzero(np.abs(tensor - kept) > 1e-6)
+        assert differing <= max(2 * len(TRAITS), 1e-3 * tensor.size), name
 
 
 def test_negmerge_vectors_are_what_the_variants_agree_on(
@@ -222,13 +223,14 @@ def load(vector: object) -> dict[str, np.ndarray]:
 
 
 def top_fifth(tensor: np.ndarray) -> np.ndarray:
-    """The largest fifth of the magnitudes, zeros elsewhere (breadcrumbs without a top cut)."""
-    flat = np.abs(tensor).ravel()
-    count = int(0.2 * flat.size)
-    if count == 0:
-        return np.zeros_like(tensor)
-    cut = np.sort(flat)[-count]
-    return np.where(np.abs(tensor) >= cut, tensor, 0)
+    """The largest fifth of the magnitudes, zeros elsewhere (breadcrumbs without a top cut).
+
+    Of equal ones, of which weights near 1 have many, the first.
+    """
+    order = np.argsort(-np.abs(tensor), axis=None, kind="stable")
+    kept = np.zeros(tensor.size, bool)
+    kept[order[: int(0.2 * tensor.size)]] = True
+    return np.where(kept.reshape(tensor.shape), tensor, 0)
 
 
 def test_composites_and_examples_are_measured_and_never_trained_on(results: Results) -> None:
