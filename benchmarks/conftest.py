@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 SCALE = 0.3
+# The fastest that were found, for task arithmetic on two cores.
+MERGEKIT_FLAGS = (
+    "--no-copy-tokenizer", "--no-write-model-card", "--quiet",
+    "--async-write", "--write-threads", "2", "--num-threads", "2",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import Any
 import click
 import yaml
 
+from benchmarks.conftest import MERGEKIT_FLAGS
 from benchmarks.peak import peak_rss_mib
 
 HALF = {"weight": 0.3, "density": 0.5}
@@ -84,11 +85,6 @@ class Taken:
         os.sync()  # or the next one waits for what this one left the disk to do
 
 
-# The fastest that were found, for task arithmetic.
-MERGEKIT_FLAGS = "--no-copy-tokenizer --no-write-model-card --quiet --async-write"
-MERGEKIT_THREADS = "--write-threads 2 --num-threads 2"
-
-
 @click.command()
 @click.argument("models", type=click.Path(exists=True, path_type=Path))
 @click.option("--rounds", default=5, show_default=True)
@@ -108,10 +104,9 @@ def main(models: Path, rounds: int, only: str, mergekit: str | None) -> None:
         for name in methods:
             text.write_text(recipe(models, name))
             ours[name].run([sys.executable, "-m", "tvmerge", "merge", str(text), str(out)], out)
-    flags = f"{MERGEKIT_FLAGS} {MERGEKIT_THREADS}".split()
     for name, taken in theirs.items():
         text.write_text(recipe(models, name) + "dtype: bfloat16\n")
-        taken.run([str(mergekit), str(text), str(out), *flags], out)
+        taken.run([str(mergekit), str(text), str(out), *MERGEKIT_FLAGS], out)
     text.unlink()
     yardstick = median(ours["task_arithmetic"].seconds)
     head = "| method | min s | median s | task arithmetic = 1 | peak MiB |"

@@ -19,7 +19,7 @@ import yaml
 from pytest_benchmark.fixture import BenchmarkFixture
 from safetensors.numpy import load_file
 
-from benchmarks.conftest import SCALE, Models
+from benchmarks.conftest import MERGEKIT_FLAGS, SCALE, Models
 from benchmarks.peak import peak_rss_mib
 
 pytestmark = pytest.mark.benchmark(group="task arithmetic")
@@ -60,10 +60,7 @@ def test_mergekit(benchmark: BenchmarkFixture, models: Models, mergekit: str) ->
     }
     config = models.base.parent / "mergekit.yaml"
     config.write_text(yaml.safe_dump(recipe))
-    # The fastest flags found.
-    flags = ["--no-copy-tokenizer", "--no-write-model-card", "--quiet"]
-    flags += ["--async-write", "--write-threads", "2", "--num-threads", "2"]
-    run(benchmark, models, [mergekit, str(config), str(models.out), *flags], rounds=1)
+    run(benchmark, models, [mergekit, str(config), str(models.out), *MERGEKIT_FLAGS], rounds=1)
     # It subtracts in bfloat16: an element can be off by a quarter of its value.
     assert_one_tensor_right(models, atol=2**-12)
 

@@ -53,8 +53,10 @@ class Search {
     // By bin, which bits are ones in any of its keys and which are zeros in any, of those
     // that the bin does not tell; null: not known.
     std::uint32_t *ones = nullptr, *noughts = nullptr;
-    bool holds_all = false;      // that it has seen of the bracket
-    std::uint64_t may_hold = 0;  // more
+    // Whether all keys that it has seen of the bracket are held, and how many more may
+    // be.
+    bool holds_all = false;
+    std::uint64_t may_hold = 0;
   };
   void add(const Found& found);
 
