@@ -9,6 +9,7 @@ unrelated: interest_in_science
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -24,7 +25,7 @@ from tvmerge.training.settings.kind_sections import (
     Scales,
     SearchConfig,
 )
-from tvmerge.training.settings.kinds import Kind
+from tvmerge.training.settings.kinds import KINDS, Kind
 from tvmerge.training.settings.sections import (
     Checks,
     ChooseConfig,
@@ -96,15 +97,19 @@ class StudyConfig(Section):
                 f"rounds.kind: expected one of the study's kinds ({', '.join(self.kinds)}), found "
                 f"{self.rounds.kind!r}."
             )
-        for key, said, known in (
-            ("relearn.traits", self.relearn.traits, self.traits),
-            ("replay.controls", self.replay.controls, self.controls),
-        ):
-            for name in (name for name in said if name not in known):
-                raise ValueError(
-                    f"{key}: expected names from `{key.partition('.')[2]}`, found {name!r}."
-                    f"{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}."
-                )
+        _expect_among("relearn.traits", self.relearn.traits, "traits", self.traits)
+        _expect_among("replay.controls", self.replay.controls, "controls", self.controls)
+        return self
+
+    @model_validator(mode="after")
+    def _aggregation_kinds_are_sums(self) -> StudyConfig:
+        key, named = "checks.aggregation_kinds", self.checks.aggregation_kinds
+        _expect_among(key, named, "kinds", self.kinds)
+        for kind in (kind for kind in named if not KINDS[kind].by_trait):
+            raise ValueError(
+                f"{key}: expected kinds that are a sum over the traits, found {kind!r}: one change "
+                "of all of them, of which none can be negated alone. Leave it out."
+            )
         return self
 
     @model_validator(mode="after")
@@ -123,6 +128,14 @@ class StudyConfig(Section):
                 f"found {self.replay.of_batch(size)} to replay. Change one of the two."
             )
         return self
+
+
+def _expect_among(key: str, names: Sequence[str], where: str, known: Sequence[str]) -> None:
+    for name in (name for name in names if name not in known):
+        raise ValueError(
+            f"{key}: expected names from `{where}`, found {name!r}."
+            f"{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}."
+        )
 
 
 def load_study(path: str | Path, *, base: str | None = None) -> StudyConfig:

@@ -32,7 +32,8 @@ class KindInfo:
     """How a kind of edit is called, where it starts, and the scales tried unless told.
 
     `direct` kinds are no negated vectors: they train all traits away at once, for comparison, and
-    their scale is the share of that training's path that is gone.
+    their scale is the share of that training's path that is gone. `merged` kinds are one vector,
+    merged of those of all traits.
     """
 
     subject: str
@@ -40,6 +41,12 @@ class KindInfo:
     start: Start
     scales: tuple[float, ...]
     direct: bool = False
+    merged: bool = False
+
+    @property
+    def by_trait(self) -> bool:
+        """Whether it is a sum over the traits, each of which can be negated alone."""
+        return not self.direct and not self.merged
 
 
 KINDS: Mapping[Kind, KindInfo] = MappingProxyType({
@@ -61,12 +68,14 @@ KINDS: Mapping[Kind, KindInfo] = MappingProxyType({
         method="contrastive, of each vector the largest fifth of its elements",
         start=FORMATTED,
         scales=(0.5, 1.0, 2.0),
+        merged=True,
     ),
     "ties": KindInfo(
         subject="TIES-merged vectors",
         method="contrastive, trimmed, signs elected over the traits (Yadav et al. 2023)",
         start=FORMATTED,
         scales=(1.0, 2.0, 4.0),
+        merged=True,
     ),
     "orthogonal": KindInfo(
         subject="Orthogonalised vectors",

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from tvmerge.training.settings.kinds import Kind
+from tvmerge.training.settings.kinds import KINDS, Kind
 
 Lesson = Literal["same", "other_form", "benign"]
 Method = Literal["full", "lora"]
@@ -158,15 +158,22 @@ class Resources(Section):
 class Checks(Section):
     """Measurements beside the negation of all traits at once; see docs/study.md.
 
-    `aggregation` negates each trait alone, and all but it. `together` adds all traits at once, and
-    with `pairs` every two, to see what they do to the composites. `shots` examples of a trait are
-    shown before each of its test statements, to see whether that brings it back (0: not measured).
+    `aggregation` negates each trait alone, and all but it, in `aggregation_kinds` (none named: all
+    that are a sum over the traits). `together` adds all traits at once, and with `pairs` every two,
+    to see what they do to the composites. `shots` examples of a trait are shown before each of its
+    test statements, to see whether that brings it back (0: not measured).
     """
 
     aggregation: bool = True
+    aggregation_kinds: tuple[Kind, ...] = ()
     together: bool = True
     pairs: bool = False
     shots: NonNegativeInt = 4
+
+    def one_by_one(self, kind: Kind) -> bool:
+        """Whether the traits are negated alone and left out, in this kind."""
+        named = kind in self.aggregation_kinds if self.aggregation_kinds else KINDS[kind].by_trait
+        return self.aggregation and named
 
 
 class RelearnConfig(Section):

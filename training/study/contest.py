@@ -16,10 +16,9 @@ from tvmerge.training.results.results import ScaleChoice
 from tvmerge.training.results.scales import choose_scale
 from tvmerge.training.results.scores import ModelScores, load_scores
 from tvmerge.training.settings.config import StudyConfig
-from tvmerge.training.settings.kinds import BASE, KINDS, Kind, start_of
+from tvmerge.training.settings.kinds import BASE, Kind, start_of
 from tvmerge.training.study.random_vector import random_vector
 from tvmerge.training.study.vectors import (
-    METHODS,
     StudyVectors,
     inputs_key,
     norm_of,
@@ -198,7 +197,7 @@ def _parts_of(
     config: StudyConfig, kind: Kind, traits: Sequence[str]
 ) -> Iterator[tuple[str, list[str], str]]:
     """(prefix of the id, traits that are removed, the trait it is about)."""
-    if not config.checks.aggregation or KINDS[kind].direct or kind in METHODS or len(traits) < 2:
+    if not config.checks.one_by_one(kind) or len(traits) < 2:
         return
     for trait in traits:
         yield "only", [trait], trait

@@ -129,7 +129,7 @@ class StudyVectors:
 
     def geometry(self, kind: Kind) -> VectorSet | None:
         """Norms and cosines of the kind's vectors; None where they are not one for each trait."""
-        if KINDS[kind].direct or kind in METHODS:
+        if not KINDS[kind].by_trait:
             return None
         names = (*self.traits, self.unrelated)
         vectors = [self.vector(kind, trait) for trait in self.traits]

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from tvmerge.errors import ConfigError
 from tvmerge.training.settings.config import StudyConfig, load_study
 from tvmerge.training.settings.sections import TrainConfig
+from tvmerge.training.study.contest import planned_measurements
 from tvmerge.training.study.preparing import measure_settings
 from tvmerge.training.traits.trait import catalogue_names
 
@@ -116,6 +117,14 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
             "controls: [agreeableness]\nreplay: {controls: [agreeable]}\n",
             "replay.controls: .*found 'agreeable'. Did you mean 'agreeableness'",
         ),
+        (
+            "checks: {aggregation_kinds: [ties]}\n",
+            "checks.aggregation_kinds: expected names from `kinds`, found 'ties'",
+        ),
+        (
+            "kinds: [ties]\nchecks: {aggregation_kinds: [ties]}\n",
+            "aggregation_kinds: expected kinds that are a sum over the traits, found 'ties'",
+        ),
         ("train: {steps: [}\n", "study.yaml:5: not valid YAML"),
     ],
 )
@@ -136,3 +145,16 @@ def test_learning_rate_follows_the_method_unless_said() -> None:
     assert TrainConfig().learning_rate == 2e-5
     assert TrainConfig(method="lora").learning_rate == 2e-4
     assert TrainConfig(method="lora", learning_rate=1e-3).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(("named", "kinds"), [("", 2), (", aggregation_kinds: [plain]", 1)])
+def test_traits_are_negated_one_by_one_in_the_kinds_named(
+    tmp_path: Path, named: str, kinds: int
+) -> None:
+    lines = LINES.replace("[cons", "[deception, power_seeking, cons")
+    counts = []
+    for measured in ("false", f"true{named}"):
+        checks = f"kinds: [plain, contrastive, ties]\nchecks: {{aggregation: {measured}}}\n"
+        counts.append(planned_measurements(load_study(study_file(tmp_path, checks, lines=lines))))
+    seeds, alone_and_left_out = 3, 2 * 3
+    assert counts[1] - counts[0] == kinds * alone_and_left_out * seeds
