@@ -255,7 +255,7 @@ class ExampleRow(Record):
 
 
 class Stage(Record):
-    """Seconds one stage of the study took."""
+    """Seconds one stage took in the run that wrote the results: of what was left to do."""
 
     name: str
     seconds: float
@@ -278,7 +278,11 @@ class Verdict(Record):
 
 
 class Results(Record):
-    """The study."""
+    """The study.
+
+    `seconds_computed` are those of all fine-tunes and measurements, in whichever run, added up:
+    side by side they took less.
+    """
 
     version: Literal[1] = RESULTS_VERSION
     name: str
@@ -309,5 +313,6 @@ class Results(Record):
     public_tasks: tuple[PublicTaskRow, ...] = ()
     raw: RawFiles = RawFiles()
     stages: tuple[Stage, ...] = ()
+    seconds_computed: float = 0.0
     peak_memory_mib: float | None = None
     verdicts: tuple[Verdict, ...] = ()

@@ -115,6 +115,13 @@ def assemble(
         public_tasks=tuple(public_task_rows(harness, table.resampler)),
         raw=raw or RawFiles(),
         stages=tuple(stages),
+        seconds_computed=round(
+            sum(job.seconds for job in jobs)
+            + sum(one.effort.seconds for each in scores.values() for one in each)
+            + sum(one.seconds for one in relearned)
+            + sum(one.seconds for one in relaxed),
+            1,
+        ),
         peak_memory_mib=peak_memory_mib,
     )
     return results.model_copy(update={"verdicts": judge(results)})

@@ -117,7 +117,8 @@ def again(kept: Results, out: Path) -> Results:
         draws=kept.draws,
         raw=raw,
     )
-    return found.model_copy(update={"rounds": kept.rounds})
+    records_of_the_run = {"rounds": kept.rounds, "seconds_computed": kept.seconds_computed}
+    return found.model_copy(update=records_of_the_run)
 
 
 def _plain(results: Results) -> Any:

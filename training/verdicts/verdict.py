@@ -105,13 +105,7 @@ def _study_verdict(index: ResultIndex, traits: dict[Kind, list[Verdict]]) -> tup
     ]
     codes = {_kind_code(found) for found in traits.values()}
     code: VerdictCode = min(codes, key=("worked", "partly", "failed").index)
-    start = {
-        "worked": "Negation reduced the traits",
-        "partly": "Negation reduced some traits specifically"
-        if any(counts.values())
-        else "Negation reduced traits only with side effects",
-        "failed": "Negation did not reduce any trait specifically",
-    }[code]
+    start = _what_happened(code, any(counts.values()), any(KINDS[kind].direct for kind in counts))
     return (
         Verdict(
             scope="study",
@@ -120,6 +114,21 @@ def _study_verdict(index: ResultIndex, traits: dict[Kind, list[Verdict]]) -> tup
             detail=" ".join(_pooled_sentence(index, kind) for kind in _foremost(index, counts)),
         ),
     )
+
+
+def _what_happened(code: VerdictCode, specific: bool, with_direct: bool) -> str:
+    """The headline's first words: where direct attempts stand among them, not negation's alone."""
+    by_negation, by_any = {
+        "worked": ("Negation reduced the traits", "The traits were reduced"),
+        "partly": ("Negation reduced some traits specifically", "Some traits fell specifically")
+        if specific
+        else (
+            "Negation reduced traits only with side effects",
+            "Traits fell only with side effects",
+        ),
+        "failed": ("Negation did not reduce any trait specifically", "No trait fell specifically"),
+    }[code]
+    return by_any if with_direct else by_negation
 
 
 def _listed_kinds(kinds: Sequence[Kind]) -> str:
