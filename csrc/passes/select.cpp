@@ -14,14 +14,13 @@
 #include "core/error.hpp"
 #include "engine/reading.hpp"
 #include "engine/slices.hpp"
+#include "passes/ranking.hpp"
+#include "passes/sampling.hpp"
 #include "passes/search.hpp"
 
 namespace tvmerge {
 namespace {
 
-constexpr std::uint64_t kSelectElements = kSumElements;
-constexpr std::uint64_t kFewestChunks = 64, kMostChunks = 512, kChunkElements = 512;
-constexpr std::uint64_t kElementsAChunk = std::uint64_t{64} * 1024;
 constexpr unsigned kMostPasses = 32;
 constexpr std::uint64_t kBlockElements = 2 * kTileElements;
 // Of keys that take many values a bracket has fewer. Of those that take few it may have
@@ -42,24 +41,40 @@ struct Progressing {
   }
 };
 
-// A thread's memory: slices of all sources, their keys, those in a bracket, and bins.
-struct Scratch {
-  std::uint64_t read_bytes = 0;
-  std::size_t queries = 0;
-
+// A thread's memory, in this order: slices of all sources, their keys, those of a block
+// that lie in a bracket, and the counts of every query's bins.
+class Scratch {
+ public:
   explicit Scratch(const std::vector<SelectJob>& jobs) {
     for (const SelectJob& job : jobs) {
-      read_bytes = std::max(read_bytes, slice_bytes(job.sources, kSelectElements));
-      queries = std::max(queries, job.queries.size());
+      read_bytes_ = std::max(read_bytes_, slice_bytes(job.sources, kSelectElements));
+      queries_ = std::max(queries_, job.queries.size());
     }
   }
+  [[nodiscard]] std::uint64_t bytes() const {
+    return read_bytes_ + kKeyBytes + kInsideBytes +
+           queries_ * 3 * Search::kBins * sizeof(std::uint32_t);
+  }
+  Key* keys(unsigned char* memory) const {
+    return reinterpret_cast<Key*>(memory + read_bytes_);
+  }
+  Key* inside(unsigned char* memory) const {
+    return reinterpret_cast<Key*>(memory + read_bytes_ + kKeyBytes);
+  }
+  Search::Found nothing_found(unsigned char* memory, std::size_t query) const {
+    auto* const bins = reinterpret_cast<std::uint32_t*>(memory + read_bytes_ + kKeyBytes +
+                                                        kInsideBytes) +
+                       query * 3 * Search::kBins;
+    return {0, 0, bins, bins + Search::kBins, bins + 2 * Search::kBins, true};
+  }
+
+ private:
   static constexpr std::uint64_t kKeyBytes = kSelectElements * sizeof(Key);
   static constexpr std::uint64_t kInsideBytes =
       (kBlockElements + kTileElements) * sizeof(Key);
-  [[nodiscard]] std::uint64_t bytes() const {
-    return read_bytes + kKeyBytes + kInsideBytes +
-           queries * 3 * Search::kBins * sizeof(std::uint32_t);
-  }
+
+  std::uint64_t read_bytes_ = 0;
+  std::size_t queries_ = 0;
 };
 
 class Selecting {
@@ -124,7 +139,7 @@ class Selecting {
     return open;
   }
 
-  // Runs body(reader, share, memory) on every thread, for `count` units.
+  // Runs body(ranking, share, memory) on every thread, for `count` units.
   template <typename Body>
   void run_units(const std::vector<std::size_t>& open, std::uint64_t count, Body&& body) {
     if (count == 0) return;
@@ -139,69 +154,20 @@ class Selecting {
           if (!memory) return false;
           std::vector<DigestLanes> no_digests;
           const Reader reader(inputs, kernels_, memory.get(), no_digests, share);
-          body(reader, share, memory.get());
+          Ranking ranking(kernels_, reader, scratch_.keys(memory.get()));
+          body(ranking, share, memory.get());
           return true;
         },
         options_.progress);
   }
 
-  // The keys of a range, which is at most a slice; they lie behind what was read. `start`
-  // is its first element, which is number `at` of the terms.
-  Key* keys_of(const SelectJob& job, const Query& query, const std::vector<Term>& terms,
-               std::uint64_t start, std::uint64_t count, unsigned char* memory,
-               std::uint64_t at = 0) const {
-    auto* const keys = reinterpret_cast<Key*>(memory + scratch_.read_bytes);
-    kernels_.ranked_keys({terms.data(), job.sources.size(), query.source, count,
-                          job.factors.get(), start, at},
-                         keys);
-    return keys;
-  }
-
   void sample(const std::vector<std::size_t>& open) {
     run_units(open, open.size(),
-              [&](const Reader& reader, Share& share, unsigned char* memory) {
+              [&](Ranking& ranking, Share& share, unsigned char* /*memory*/) {
                 while (const auto unit = share.next())
-                  sample_job(jobs_[open[*unit]], states_[open[*unit]]->searches, reader,
-                             memory);
+                  sample_job(jobs_[open[*unit]], spare_bytes_, ranking,
+                             states_[open[*unit]]->searches);
               });
-  }
-
-  void sample_job(const SelectJob& job, std::vector<Search>& searches,
-                  const Reader& reader, unsigned char* memory) const {
-    std::vector<std::vector<Key>> samples(searches.size());
-    std::vector<Term> terms;
-    const bool whole = job.elements <= kFewestChunks * kChunkElements;
-    const std::uint64_t chunks = whole ? 1 : chunks_of(job);
-    const std::uint64_t length = whole ? job.elements : kChunkElements;
-    for (std::size_t q = 0; q < searches.size(); ++q)
-      if (sample_of(job, q) == q) samples[q].reserve(chunks * length);
-    for (std::uint64_t c = 0; c < chunks; ++c) {
-      const std::uint64_t start = whole ? 0 : (job.elements - length) / (chunks - 1) * c;
-      reader.read_terms(job.sources, start, length, terms);
-      for (std::size_t q = 0; q < searches.size(); ++q) {
-        if (sample_of(job, q) != q) continue;
-        const Key* const keys =
-            keys_of(job, job.queries[q], terms, start, length, memory);
-        samples[q].insert(samples[q].end(), keys, keys + length);
-      }
-    }
-    for (std::size_t q = 0; q < searches.size(); ++q)
-      searches[q].bracket(samples[sample_of(job, q)]);
-  }
-
-  // More of a large tensor, whose bracket would have many keys, as far as there is room.
-  [[nodiscard]] std::uint64_t chunks_of(const SelectJob& job) const {
-    const std::uint64_t room =
-        spare_bytes_ / (job.queries.size() * kChunkElements * sizeof(Key));
-    const std::uint64_t most = std::clamp(room, kFewestChunks, kMostChunks);
-    return std::clamp(job.elements / kElementsAChunk, kFewestChunks, most);
-  }
-
-  // The first query of the same source: they come one behind the other.
-  static std::size_t sample_of(const SelectJob& job, std::size_t query) {
-    while (query > 0 && job.queries[query - 1].source == job.queries[query].source)
-      --query;
-    return query;
   }
 
   void pass(const std::vector<std::size_t>& open) {
@@ -224,15 +190,14 @@ class Selecting {
       states_[j]->slices_left = table.count() - before;
     }
     run_units(open, table.count(),
-              [&](const Reader& reader, Share& share, unsigned char* memory) {
-                scan_slices(open, table, reader, share, memory);
+              [&](Ranking& ranking, Share& share, unsigned char* memory) {
+                scan_slices(open, table, ranking, share, memory);
               });
   }
 
   // One thread's slices. What it finds of a job is handed over when it goes to the next.
   void scan_slices(const std::vector<std::size_t>& open, const SliceTable& table,
-                   const Reader& reader, Share& share, unsigned char* memory) const {
-    std::vector<Term> terms;
+                   Ranking& ranking, Share& share, unsigned char* memory) const {
     std::vector<Search::Found> found;
     std::size_t current = SIZE_MAX;
     std::uint64_t seen = 0;
@@ -250,8 +215,8 @@ class Selecting {
         for (std::size_t q = 0; q < found.size(); ++q)
           found[q] = nothing_found(memory, q, j);
       }
-      reader.read_terms(jobs_[j].sources, slice.start, slice.length, terms);
-      scan_slice(j, terms, slice, found, memory);
+      ranking.read(jobs_[j], slice.start, slice.length);
+      scan_slice(j, ranking, slice, found, memory);
       ++seen;
     }
     hand_over();
@@ -259,13 +224,8 @@ class Selecting {
 
   Search::Found nothing_found(unsigned char* memory, std::size_t query,
                               std::size_t j) const {
-    auto* const first =
-        reinterpret_cast<std::uint32_t*>(memory + scratch_.read_bytes +
-                                         Scratch::kKeyBytes + Scratch::kInsideBytes) +
-        query * 3 * Search::kBins;
     const Search& search = states_[j]->searches[query];
-    Search::Found found{0,   0, first, first + Search::kBins, first + 2 * Search::kBins,
-                        true};
+    Search::Found found = scratch_.nothing_found(memory, query);
     found.may_hold = jobs_[j].elements / kElementsAHeld;
     if (search.done()) return found;
     for (std::uint32_t* const held : {found.bins, found.ones, found.noughts})
@@ -275,9 +235,8 @@ class Selecting {
 
   // Queries of the same source come one behind the other, and share its keys: of blocks
   // that stay in the nearest cache until all queries have seen them.
-  void scan_slice(std::size_t j, const std::vector<Term>& terms,
-                  const SliceTable::Slice& slice, std::vector<Search::Found>& found,
-                  unsigned char* memory) const {
+  void scan_slice(std::size_t j, Ranking& ranking, const SliceTable::Slice& slice,
+                  std::vector<Search::Found>& found, unsigned char* memory) const {
     const SelectJob& job = jobs_[j];
     std::vector<Search>& searches = states_[j]->searches;
     std::vector<std::uint64_t> ties(found.size());
@@ -289,7 +248,7 @@ class Selecting {
         if (searches[q].done()) continue;
         if (keys == nullptr || job.queries[q].source != source) {
           source = job.queries[q].source;
-          keys = keys_of(job, job.queries[q], terms, slice.start + at, count, memory, at);
+          keys = ranking.keys(job.queries[q], at, count);
         }
         ties[q] += scan_block(keys, count, slice.number, searches[q], found[q], memory);
       }
@@ -302,8 +261,7 @@ class Selecting {
   std::uint64_t scan_block(const Key* keys, std::uint64_t count, std::uint64_t slice,
                            Search& search, Search::Found& found,
                            unsigned char* memory) const {
-    auto* const inside =
-        reinterpret_cast<Key*>(memory + scratch_.read_bytes + Scratch::kKeyBytes);
+    Key* const inside = scratch_.inside(memory);
     KeyScan scan = search.scan();
     const std::size_t others = kernels_.scan_keys(keys, count, scan, inside);
     const auto add = [&](Key key, std::uint64_t times) {
@@ -360,17 +318,17 @@ class Selecting {
         if (states_[j]->searches[q].awaits_place()) places.emplace_back(j, q);
     }
     run_units(open, places.size(),
-              [&](const Reader& reader, Share& share, unsigned char* memory) {
+              [&](Ranking& ranking, Share& share, unsigned char* /*memory*/) {
                 while (const auto unit = share.next()) {
                   const auto [j, q] = places[*unit];
-                  locate_tie(jobs_[j], jobs_[j].queries[q], states_[j]->searches[q],
-                             reader, memory);
+                  locate_tie(jobs_[j], jobs_[j].queries[q], ranking,
+                             states_[j]->searches[q]);
                 }
               });
   }
 
-  void locate_tie(const SelectJob& job, const Query& query, Search& search,
-                  const Reader& reader, unsigned char* memory) const {
+  static void locate_tie(const SelectJob& job, const Query& query, Ranking& ranking,
+                         Search& search) {
     SelectJob alone{job.sources, job.elements, {query}, job.factors};
     if (query.source != kVariance) {  // the others are not looked at
       alone.sources = {job.sources[0],
@@ -379,9 +337,8 @@ class Selecting {
     }
     const std::uint64_t start = search.tie_slice() * kSelectElements;
     const std::uint64_t count = std::min(kSelectElements, job.elements - start);
-    std::vector<Term> terms;
-    reader.read_terms(alone.sources, start, count, terms);
-    search.place(keys_of(alone, alone.queries[0], terms, start, count, memory), start);
+    ranking.read(alone, start, count);
+    search.place(ranking.keys(alone.queries[0], 0, count), start);
   }
 
   const std::vector<std::string>& paths_;
