@@ -6,6 +6,8 @@ from typing import Any
 
 from tvmerge.training.finetuning.jobs import StepReport
 
+ANSWER_SECONDS = 10
+
 
 class Board:
     """Workers report to it and the driver asks it for news; it knows which places are taken.
@@ -44,6 +46,34 @@ class Board:
         """No job runs any more."""
         for job in tuple(self._groups):
             self.release(job)
+
+
+def news_of(board: Any) -> list[StepReport]:
+    """What it was told since the last call."""
+    news: list[StepReport] = _asked(board.take) or []
+    return news
+
+
+def close(board: Any) -> None:
+    """No job runs any more: all places are free, and the board is gone."""
+    import ray
+
+    _asked(board.release_all)
+    ray.kill(board)
+
+
+def _asked(method: Any) -> Any:
+    """What the board answers; None where it does not.
+
+    Progress is a courtesy: no study ends because what relays it was killed, or is slow.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+
+    try:
+        return ray.get(method.remote(), timeout=ANSWER_SECONDS)
+    except (RayActorError, GetTimeoutError):
+        return None
 
 
 def board_on_this_node() -> Any:

@@ -10,6 +10,7 @@ with several machines has to lie on a file system that all of them see.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,10 +48,13 @@ def run_sharded_job(
     times.
     """
     import ray
+    from ray.exceptions import RayActorError
 
     def run(folder: Path, running: Path) -> None:
-        # This process may follow one that died, and whose workers have not noticed.
-        ray.get(board.release.remote(job.label))
+        # This process may follow one that died, and whose workers have not noticed. A board that
+        # is gone holds no place.
+        with contextlib.suppress(RayActorError):
+            ray.get(board.release.remote(job.label))
         work = SharedWork(
             job=job,
             items=tokenized(job),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from study.jobs import jobs_on, weight_bytes
@@ -74,6 +75,41 @@ def test_killed_worker_is_replaced_and_its_job_ends_with_the_same_bytes(
 
     undisturbed = run_job(jobs[0], tmp_path / "undisturbed", threads=1)
     assert weight_bytes(folders[0]) == weight_bytes(undisturbed)
+
+
+@pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
+def test_jobs_go_on_without_what_relays_their_progress(
+    cluster: Cluster, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: int
+) -> None:
+    import ray
+
+    from tvmerge.training.cluster import board
+
+    boards: list[Any] = []
+
+    def made() -> Any:
+        boards.append(board.board_on_this_node())
+        return boards[0]
+
+    monkeypatch.setattr("tvmerge.training.cluster.cluster.board_on_this_node", made)
+    monkeypatch.setattr(board, "ANSWER_SECONDS", 1)
+    seen: list[JobProgress] = []
+    harmed: list[int] = []
+
+    def harm_the_board(progress: JobProgress) -> None:
+        seen.append(progress)
+        if progress.step > 10 and not harmed:
+            harmed.append(ray.get(boards[0].__ray_call__.remote(lambda _: os.getpid())))
+            os.kill(harmed[0], harm)
+
+    try:
+        folders = cluster.run_jobs(jobs_on(tiny_base, steps=150), tmp_path, progress=harm_the_board)
+        assert harmed and all(finished_record(folder) is not None for folder in folders)
+        assert [p.state for p in seen[-2:]] == ["finished", "finished"]
+    finally:
+        for pid in harmed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_finished_jobs_need_no_worker(cluster: Cluster, tiny_base: Path, tmp_path: Path) -> None:
