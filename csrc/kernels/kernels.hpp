@@ -23,6 +23,9 @@ struct Term {
 
 // Elements of which one Edit is summed; every slice but a tensor's last is whole tiles.
 constexpr std::size_t kTileElements = 1024;
+constexpr std::size_t whole_tiles(std::size_t elements) {
+  return (elements + kTileElements - 1) / kTileElements * kTileElements;
+}
 
 // Reductions give one result for each of so many elements, whatever is looked at at once:
 // their sums must not depend on an option.
@@ -122,6 +125,9 @@ struct DivergenceSlice {
   std::size_t start, count;
   DivergenceStep step;
   RowDivergence* row;
+  // Room for 2 * whole_tiles(count) if the slice is the whole row: what `masses` found of
+  // its elements, for `sum`. Null: it is computed again.
+  double* exponentials = nullptr;
 };
 
 // Counts keys above `high` and equal to `tie`.

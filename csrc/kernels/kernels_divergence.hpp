@@ -40,39 +40,69 @@ inline void exponentials(const double* __restrict x, std::size_t count, double p
 }
 
 inline void divergences(const double* __restrict p, const double* __restrict q,
-                        std::size_t count, double mass_p, double mass_q,
-                        double* __restrict to) {
+                        std::size_t count, const double* mass, double* __restrict to) {
+  const double share_q = 1 / mass[0], share_p = 1 / mass[1];
   for (std::size_t i = 0; i < count; ++i) {
-    const double one = p[i] / mass_p + kSoftmaxMargin;
-    const double other = q[i] / mass_q + kSoftmaxMargin;
+    const double one = p[i] * share_p + kSoftmaxMargin;
+    const double other = q[i] * share_q + kSoftmaxMargin;
     to[i] = one * ops::log_of(one / other);
   }
 }
 
+// As many lanes as sums have: one after the other would wait for each comparison.
+inline double peak_of(const double* __restrict x, std::size_t count, double peak) {
+  constexpr std::size_t kLanes = Vectors<double>::kLanes;
+  double peaks[kLanes];
+  std::fill_n(peaks, kLanes, peak);
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane)
+      peaks[lane] = x[i + lane] > peaks[lane] ? x[i + lane] : peaks[lane];
+  }
+  for (; i < count; ++i) peaks[0] = x[i] > peaks[0] ? x[i] : peaks[0];
+  return *std::max_element(peaks, peaks + kLanes);
+}
+
 void find_peaks(const DivergenceSlice& slice) {
   for (std::size_t k = 0; k < 2; ++k) {
-    double peak = slice.row->peak[k];
+    double& peak = slice.row->peak[k];
     with_values(slice.terms[k], slice.start, slice.start + slice.count,
                 [&](const double* x, std::size_t /*start*/, std::size_t count) {
-                  for (std::size_t i = 0; i < count; ++i)
-                    peak = x[i] > peak ? x[i] : peak;
+                  peak = peak_of(x, count, peak);
                 });
-    slice.row->peak[k] = peak;
   }
 }
 
+// The exponentials of the base's elements (0) or of the other's that are kept.
+inline double* kept(const DivergenceSlice& slice, std::size_t k) {
+  return slice.exponentials + k * whole_tiles(slice.count);
+}
+
 void add_masses(const DivergenceSlice& slice) {
-  alignas(64) double e[kTile];
+  alignas(64) double tile[kTile];
   for (std::size_t k = 0; k < 2; ++k) {
     with_values(slice.terms[k], slice.start, slice.start + slice.count,
-                [&](const double* x, std::size_t /*start*/, std::size_t count) {
+                [&](const double* x, std::size_t start, std::size_t count) {
+                  double* const e =
+                      slice.exponentials ? kept(slice, k) + (start - slice.start) : tile;
                   exponentials(x, count, slice.row->peak[k], e);
                   slice.row->mass[k] += sum_of(e, count);
                 });
   }
 }
 
+void add_kept_divergence(const DivergenceSlice& slice) {
+  alignas(64) double sum[kTile];
+  const double *q = kept(slice, 0), *p = kept(slice, 1);
+  for (std::size_t start = 0; start < slice.count; start += kTile) {
+    const std::size_t count = std::min(kTile, slice.count - start);
+    divergences(p + start, q + start, count, slice.row->mass, sum);
+    slice.row->sum += sum_of(sum, count);
+  }
+}
+
 void add_divergence(const DivergenceSlice& slice) {
+  if (slice.exponentials) return add_kept_divergence(slice);
   alignas(64) double other[kTile], p[kTile], q[kTile], sum[kTile];
   RowDivergence& row = *slice.row;
   with_values(slice.terms[1], slice.start, slice.start + slice.count,
@@ -80,7 +110,7 @@ void add_divergence(const DivergenceSlice& slice) {
                 decode(slice.terms[0].data, slice.terms[0].dtype, start, count, other);
                 exponentials(other, count, row.peak[0], q);
                 exponentials(x, count, row.peak[1], p);
-                divergences(p, q, count, row.mass[1], row.mass[0], sum);
+                divergences(p, q, count, row.mass, sum);
                 row.sum += sum_of(sum, count);
               });
 }

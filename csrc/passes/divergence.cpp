@@ -13,6 +13,9 @@ namespace {
 // So many elements are read at once: short rows together, a longer one in stretches,
 // three times.
 constexpr std::uint64_t kStretch = kSumElements;
+// Of rows this long the exponentials stay in a near cache until they are needed again.
+constexpr std::uint64_t kLongestKept = std::uint64_t{16} * 1024;
+constexpr std::uint64_t kKeptBytes = 2 * kLongestKept * sizeof(double);
 
 void check(const DivergenceJob& job, std::size_t files) {
   bool good = job.sources.size() == 2 && job.row > 0 && job.elements % job.row == 0;
@@ -29,8 +32,13 @@ float factor_of(const RowDivergence& row) {
 // The rows that begin in one unit of a job.
 class Rows {
  public:
-  Rows(const DivergenceJob& job, const Kernels& kernels, const Reader& reader)
-      : job_(job), kernels_(kernels), reader_(reader) {}
+  // `room` has kKeptBytes.
+  Rows(const DivergenceJob& job, const Kernels& kernels, const Reader& reader,
+       double* room)
+      : job_(job),
+        kernels_(kernels),
+        reader_(reader),
+        kept_(job.row <= kLongestKept ? room : nullptr) {}
 
   void measure(const SliceTable::Slice& slice, float* factors) {
     if (job_.row > kStretch) {
@@ -41,7 +49,7 @@ class Rows {
     for (std::uint64_t start = 0; start < slice.length; start += job_.row) {
       RowDivergence row;
       for (const DivergenceStep step : kDivergenceSteps)
-        kernels_.diverge({terms_.data(), start, job_.row, step, &row});
+        kernels_.diverge({terms_.data(), start, job_.row, step, &row, kept_});
       *factors++ = factor_of(row);
     }
   }
@@ -62,6 +70,7 @@ class Rows {
   const DivergenceJob& job_;
   const Kernels& kernels_;
   const Reader& reader_;
+  double* kept_;
   std::vector<Term> terms_;
 };
 
@@ -70,19 +79,20 @@ class Rows {
 std::vector<std::shared_ptr<RowFactors>> divergences(
     const std::vector<std::string>& input_paths, const std::vector<DivergenceJob>& jobs,
     const Options& options) {
-  std::uint64_t needed = kSmallestSliceBytes;
+  std::uint64_t read_bytes = kSmallestSliceBytes;
   SliceTable table;
   Extents extents(input_paths.size());
   std::vector<std::shared_ptr<RowFactors>> found;
   for (const DivergenceJob& job : jobs) {
     check(job, input_paths.size());
-    needed = std::max(needed, slice_bytes(job.sources, kStretch));
+    read_bytes = std::max(read_bytes, slice_bytes(job.sources, kStretch));
     table.add(job.elements, std::max<std::uint64_t>(1, kStretch / job.row) * job.row);
     extents.add(job.sources, job.elements);
     found.push_back(std::make_shared<RowFactors>());
     found.back()->row = job.row;
     found.back()->factors.resize(job.elements / job.row);
   }
+  const std::uint64_t needed = read_bytes + kKeptBytes;
   const Workspace space(options, needed);
   reserve_descriptors(input_paths.size());
   Inputs inputs(input_paths, extents, options.drop_behind);
@@ -93,10 +103,11 @@ std::vector<std::shared_ptr<RowFactors>> divergences(
     if (!buffer) return false;
     std::vector<DigestLanes> no_digests;
     const Reader reader(inputs, kernels, buffer.get(), no_digests, share);
+    auto* const room = reinterpret_cast<double*>(buffer.get() + read_bytes);
     while (const auto unit = share.next()) {
       const SliceTable::Slice slice = table.at(*unit);
       RowFactors& rows = *found[slice.job];
-      Rows(jobs[slice.job], kernels, reader)
+      Rows(jobs[slice.job], kernels, reader, room)
           .measure(slice, &rows.factors[slice.start / rows.row]);
     }
     return true;

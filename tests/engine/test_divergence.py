@@ -17,8 +17,12 @@ from tvmerge import _core
 from tvmerge.engine.run_options import RunOptions
 
 ISAS = _core.available_isas()
-# Rows shorter than a register, than a tile, of many tiles, and of several stretches.
-ROWS = ((70, 2), (33, 7), (5, 1024), (9, 2_500), (3, 65_536), (2, 200_003), (1, 31))
+# Rows shorter than a register, than a tile, of many tiles, of as many as are kept and more, and of
+# several stretches.
+ROWS = (
+    (70, 2), (33, 7), (5, 1024), (9, 2_500), (4, 16_384), (4, 16_385), (3, 65_536), (2, 200_003),
+    (1, 31),
+)  # fmt: skip
 
 
 def measured(
