@@ -48,6 +48,8 @@ CASES: dict[str, tuple[dict[str, float], dict[str, Any], int, str]] = {
     "multislerp": ({"weight": 0.5}, {}, 3, "base"),
     "karcher": ({}, {}, 3, "none"),
     "model_stock": ({}, {}, 3, "base"),
+    "arcee_fusion": ({}, {}, 1, "base"),
+    "passthrough": ({"scale": 0.5}, {}, 1, "none"),
 }
 
 
