@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
-from recipe.staged import CHAINS, MODELS, SLERP, TIES, assert_same, recipe_of, run, save, text_of
+from recipe.staged import (
+    CHAINS,
+    MODELS,
+    SLERP,
+    TALL,
+    TIES,
+    assert_same,
+    recipe_of,
+    run,
+    save,
+    text_of,
+)
+from support.adapters import PREFIX, write_adapter
 from support.checkpoints import read_model
 
 from tvmerge.cli import cli
-from tvmerge.errors import ConfigError, FormatError, NothingChangedError, StorageError
+from tvmerge.errors import (
+    ConfigError,
+    FormatError,
+    MismatchError,
+    NothingChangedError,
+    StorageError,
+)
 from tvmerge.files.kept import place
 from tvmerge.receipts import making
 from tvmerge.receipts.parsing import read_receipt
@@ -134,9 +154,13 @@ FAULTS = {
         [("first", SLERP), ("", SLERP)],
         "recipe.yaml:3: base_model: the stage first uses itself",
     ),
-    "an adapter on a stage": (
-        [("first", ALONE), ("", ALONE.replace("model: a", "model: first+lora"))],
-        "recipe.yaml:9: models.0: first is a stage, and an adapter can be added to a stored model",
+    "an adapter on a stage that comes later": (
+        [("first", SLERP.replace("first", "second+lora")), ("second", ALONE), ("", SLERP)],
+        "recipe.yaml:3: base_model: the stage second comes later, and stages use earlier ones.",
+    ),
+    "an adapter on a stage of itself": (
+        [("first", SLERP.replace("first", "first+lora")), ("", SLERP)],
+        "recipe.yaml:3: base_model: the stage first uses itself",
     ),
     "a name that is a folder": (
         [("a", ALONE.replace("model: a", "model: b")), ("", ALONE)],
@@ -151,6 +175,31 @@ def test_stages_that_cannot_be_meant_are_refused(fault: str) -> None:
     with pytest.raises(ConfigError) as caught:
         recipe_of(text_of(chain))
     assert message in str(caught.value)
+
+
+def test_what_may_be_a_folder_or_an_adapter_on_a_stage_is_refused() -> None:
+    Path("first+lora").mkdir()
+    with pytest.raises(ConfigError, match=r"recipe.yaml:9: models.0: first\+lora is a file or"):
+        recipe_of(text_of([("first", ALONE), ("", ALONE.replace("model: a", "model: first+lora"))]))
+
+
+@pytest.mark.parametrize(
+    ("first", "saved", "error", "message"),
+    [
+        (ALONE, True, ConfigError, "the adapter saved 1 tensors whole (model.layers.0.mlp.weight)"),
+        (TALL.replace("ONE", "1"), False, MismatchError, "first has not the tensors and shapes of"),
+    ],
+)
+def test_an_adapter_that_cannot_be_put_on_a_stage_is_told_with_its_place(
+    first: str, saved: bool, error: type[Exception], message: str
+) -> None:
+    whole = {f"{PREFIX}.weight": np.zeros((8, 8), np.float32)}
+    write_adapter(Path("lora"), whole if saved else None)
+    later = ALONE.replace("model: a", "model: first+lora")
+    recipe = recipe_of(text_of([("first", first), ("", later)]))
+    line = first.count("\n") + 5
+    with pytest.raises(error, match=rf"recipe.yaml:{line}: models.0: .*{re.escape(message)}"):
+        build(recipe)
 
 
 def test_a_misspelt_stage_is_suggested() -> None:

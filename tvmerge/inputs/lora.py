@@ -49,6 +49,26 @@ def open_tuned(path: str | os.PathLike[str], base: Stored, *, threads: int | Non
     return _opened(path, matched(adapter, base), base, tuned=True, threads=threads)
 
 
+def open_added(
+    path: str | os.PathLike[str], layout: Stored, *, threads: int | None = None
+) -> Stored:
+    """What the adapter at `path` adds to a model that has the tensors of `layout`, in other values.
+
+    Computed by `threads` (None: all). Raises ConfigError where the adapter saved whole tensors:
+    what it adds is not known then. Raises FormatError and MismatchError as `open_tuned`.
+    """
+    folder = adapter_folder(Path(path))
+    adapter = matched(read_adapter(Path(path) if folder is None else folder), layout)
+    saved = [target.name for target in adapter.targets.values() if target.saved]
+    if saved:
+        raise ConfigError(
+            f"{path}: the adapter saved {len(saved)} tensors whole ({saved[0]}): what it adds is "
+            "their difference from a model that is not written yet. Merge that model first, and "
+            "name its folder"
+        )
+    return _opened(path, adapter, None, tuned=False, threads=threads)
+
+
 def _opened(
     path: str | os.PathLike[str],
     adapter: Adapter,

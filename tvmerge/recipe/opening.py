@@ -9,9 +9,10 @@ from pathlib import Path
 
 from tvmerge.algebra.operands import Checkpoint
 from tvmerge.checkpoints.stored import read_config
-from tvmerge.inputs.lora import open_tuned
+from tvmerge.errors import MismatchError
+from tvmerge.inputs.lora import open_added, open_tuned
 from tvmerge.plans.assembly import Model
-from tvmerge.plans.sums import Operand, TensorSum
+from tvmerge.plans.sums import Operand, TensorSum, TensorSums
 
 Find = Callable[[str], Path]  # the place of a model by what people call it
 
@@ -34,6 +35,20 @@ def open_model(reference: str, find: Find, threads: int | None = None) -> Model:
         operand = Operand(tuned if name in tuned.slots else stored, name)
         sums[name] = TensorSum(name, Operand(stored, name), {operand: Fraction(1)})
     return replace(model, sums=sums)
+
+
+def open_vector(adapter: str, stage: Model, find: Find, threads: int | None = None) -> Model:
+    """What an adapter adds to a stage, which `threads` compute (None: all)."""
+    sums = TensorSums(tuple((stage.sums or {}).values()))
+    if not sums.keeps_layout_of(stage.donor):
+        raise MismatchError(
+            f"{stage.reference} has not the tensors and shapes of {stage.donor.source}: whether "
+            f"{adapter} fits it cannot be told. Add the adapter to what the stage is made of, or "
+            "merge the stage first and name its folder"
+        )
+    stored = replace(open_added(find(adapter), stage.donor, threads=threads), given=adapter)
+    entries = {name: slot.entry for name, slot in stored.slots.items()}
+    return Model(adapter, stored, entries, {})
 
 
 def _parts(reference: str) -> tuple[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from tvmerge.checkpoints.heads import is_head
 from tvmerge.checkpoints.hub import resolve as find_model
 from tvmerge.checkpoints.tokenizer_files import TokenizerFiles
-from tvmerge.errors import FormatError, StorageError, did_you_mean
+from tvmerge.errors import ConfigError, FormatError, MismatchError, StorageError, did_you_mean
 from tvmerge.methods import Method
 from tvmerge.plans.assembly import AssembledInput, AssembledTensor, Assembly, Model
 from tvmerge.plans.sums import Operand
@@ -18,7 +19,7 @@ from tvmerge.recipe.aligning import Open, align
 from tvmerge.recipe.checking import Checks
 from tvmerge.recipe.document import Document, Module, Recipe, Settings, Slice, Source
 from tvmerge.recipe.layers import Layers, is_after_layers
-from tvmerge.recipe.opening import Find, open_model
+from tvmerge.recipe.opening import Find, open_model, open_vector
 from tvmerge.recipe.settings import resolve
 from tvmerge.recipe.stacked_config import stacked_config
 from tvmerge.recipe.stages import Stages
@@ -46,23 +47,34 @@ def assemble(
 
     def opened(document: Document, reference: str) -> Model:
         if reference not in models:
-            try:
+            with _pointed(document, reference, stages.names):
                 models[reference] = open_model(reference, find, threads)
-            except (FormatError, StorageError) as error:
-                place, said = document.place(reference), str(error)
-                if hint := did_you_mean(reference, stages.names):
-                    said = f"{said}.{hint}"
-                if place is not None:
-                    said = document.file.pointed(place, said)
-                raise type(error)(said) from error
         return models[reference]
+
+    def added(document: Document, reference: str, adapter: str, stage: Model) -> Model:
+        with _pointed(document, reference, ()):
+            return open_vector(adapter, stage, find, threads)
 
     for document in recipe.documents:
         resolve = partial(_resolved, document, find, listed)
-        assembly = stages.into(resolve, partial(opened, document))
+        assembly = stages.into(resolve, partial(opened, document), partial(added, document))
         if document.name is not None:
             stages.add(document.name, assembly)
     return assembly
+
+
+@contextlib.contextmanager
+def _pointed(document: Document, reference: str, stages: Sequence[str]) -> Iterator[None]:
+    """An error of opening a model says where the document names it, and a stage it may be."""
+    try:
+        yield
+    except (ConfigError, FormatError, MismatchError, StorageError) as error:
+        place, said = document.place(reference), str(error)
+        if hint := did_you_mean(reference, stages):
+            said = f"{said}.{hint}"
+        if place is not None:
+            said = document.file.pointed(place, said)
+        raise type(error)(said) from error
 
 
 def _resolved(document: Document, find: Find, listed: int | None, opened: Open) -> Assembly:

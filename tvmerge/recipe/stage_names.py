@@ -1,8 +1,11 @@
-"""What stages are called, and which of them may use which: earlier ones, each by its name."""
+"""What stages are called, and which of them may use which: earlier ones, each by its name.
+
+Later ones may put an adapter on a stage: `name+adapter`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 from tvmerge.files.yaml_file import Location
@@ -10,6 +13,12 @@ from tvmerge.recipe.document import Document, Source
 
 # Each may be written within the writing of the next one: calls are not nested without end.
 _MOST_STAGES = 64
+
+
+def stage_of(reference: str, names: Container[str]) -> str | None:
+    """The stage that a model is, or that it puts an adapter on; None: it is no stage."""
+    parts = (reference, reference.partition("+")[0])
+    return next((part for part in parts if part in names), None)
 
 
 def check_names(documents: Sequence[Document]) -> None:
@@ -34,14 +43,22 @@ def check_names(documents: Sequence[Document]) -> None:
             if fault is not None:
                 raise document.file.error(_place(document, reference), fault)
     for number, document in enumerate(documents[:-1]):
-        if not any(document.name in later.references for later in documents[number + 1 :]):
+        if not any(document.name in _stages_of(one, places) for one in documents[number + 1 :]):
             what = f"no later stage uses {document.name}. Remove it, or name it as a model"
             raise document.file.error(("name",), what)
 
 
 def refuse_folders(documents: Sequence[Document]) -> None:
     """Raise ConfigError for a stage whose name is that of a file or folder as well."""
+    names = {document.name for document in documents if document.name is not None}
     for document in documents:
+        for reference in document.references:
+            if stage_of(reference, names) not in (None, reference) and _exists(Path(reference)):
+                what = (
+                    f"{reference} is a file or folder here, and an adapter on the stage "
+                    f"{stage_of(reference, names)} as well. Rename the stage"
+                )
+                raise document.file.error(_place(document, reference), what)
         if document.name is not None and _exists(Path(document.name)):
             what = (
                 f"{document.name} is a file or folder here as well: which one later stages mean "
@@ -54,21 +71,15 @@ def _fault(
     documents: Sequence[Document], places: dict[str, int], number: int, reference: str
 ) -> str | None:
     """What is wrong with a reference of the document with that number."""
-    adapted = reference.partition("+")[0]
-    if adapted != reference and adapted in places:
-        return (
-            f"{adapted} is a stage, and an adapter can be added to a stored model only. Add it to "
-            "what the stage is made of, or merge the stage first, and name its folder"
-        )
-    place = places.get(reference, -1)
-    if place == number:
-        return f"the stage {reference} uses itself. Name another model, or rename the stage"
-    if place < number:
+    stage = stage_of(reference, places)
+    if stage is None or places[stage] < number:
         return None
+    if places[stage] == number:
+        return f"the stage {stage} uses itself. Name another model, or rename the stage"
     own = documents[number].name
-    if own in _used_by(documents, places, place):
-        return f"a circle: the stage {reference} is itself made of {own}. Take one of them out"
-    return f"the stage {reference} comes later, and stages use earlier ones. Move it before this"
+    if own in _used_by(documents, places, places[stage]):
+        return f"a circle: the stage {stage} is itself made of {own}. Take one of them out"
+    return f"the stage {stage} comes later, and stages use earlier ones. Move it before this"
 
 
 def _used_by(documents: Sequence[Document], places: dict[str, int], number: int) -> set[str]:
@@ -76,10 +87,15 @@ def _used_by(documents: Sequence[Document], places: dict[str, int], number: int)
     found: set[str] = set()
     left = [number]
     while left:
-        names = places.keys() & set(documents[left.pop()].references) - found
+        names = _stages_of(documents[left.pop()], places) - found
         found |= names
         left += [places[name] for name in names]
     return found
+
+
+def _stages_of(document: Document, names: Container[str]) -> set[str]:
+    found = (stage_of(reference, names) for reference in document.references)
+    return {stage for stage in found if stage is not None}
 
 
 def _place(document: Document, reference: str) -> Location:

@@ -2,6 +2,7 @@
 
 A stage is folded into a later one where that is a sum of it. Where it is not (a method that
 measures or elects, whose inputs or whose result have to lie somewhere), the stage is written first.
+A stage with an adapter on it (`name+adapter`) is a stage too: the sum of both.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from tvmerge.checkpoints.stored import read_config
 from tvmerge.merging.order import MODEL, Order, Variant
 from tvmerge.merging.output import dtype_keys
 from tvmerge.merging.stages import planned
-from tvmerge.plans.assembly import Assembly, Model
+from tvmerge.plans.assembly import AssembledInput, AssembledTensor, Assembly, Model
 from tvmerge.plans.sums import Operand, TensorSum
 from tvmerge.recipe.aligning import Open
 from tvmerge.recipe.folding import cannot_fold, fold, sums_of
+from tvmerge.recipe.stage_names import stage_of
+
+# What the adapter of a reference adds to a stage.
+OpenAdded = Callable[[str, str, Model], Model]
 
 
 class Stages:
@@ -39,17 +44,20 @@ class Stages:
         """What they are called."""
         return tuple(self._assemblies)
 
-    def into(self, resolve: Callable[[Open], Assembly], opened: Open) -> Assembly:
+    def into(self, resolve: Callable[[Open], Assembly], opened: Open, added: OpenAdded) -> Assembly:
         """A later document, resolved with stages folded into it, or else from their files.
 
-        `resolve` is told how to open a model; what is no stage is `opened`. Raises what planning a
-        stage that has to be written raises.
+        `resolve` is told how to open a model; what is no stage is `opened`, and what an adapter on
+        one adds `added`. Raises what planning a stage that has to be written raises.
         """
         written: set[str] = set()
 
         def model(reference: str) -> Model:
-            if reference not in self._assemblies:
+            stage = stage_of(reference, self._assemblies)
+            if stage is None:
                 return opened(reference)
+            if reference not in self._assemblies:
+                self._put_on(stage, reference, opened, added)
             return self._model(reference, written=reference in written)
 
         while True:
@@ -59,12 +67,33 @@ class Stages:
                 return assembly
             written |= more
 
+    def _put_on(self, stage: str, reference: str, opened: Open, added: OpenAdded) -> None:
+        """Make a stage of one with an adapter on it."""
+        adapter = reference.removeprefix(f"{stage}+")
+        vector = added(reference, adapter, self._folded[stage])
+        dtype = self._assemblies[stage].dtype
+        assembly = self.into(lambda of: _sum(of(stage), vector, dtype), opened, added)
+        self.add(reference, assembly)
+
     def _model(self, name: str, *, written: bool) -> Model:
         if not written:
             return self._folded[name]
         if name not in self._written:
             self._written[name] = _written(name, self._assemblies[name], self._folded[name])
         return self._written[name]
+
+
+def _sum(model: Model, vector: Model, dtype: str | None) -> Assembly:
+    """The model with what the vector adds."""
+
+    def tensor(name: str) -> AssembledTensor:
+        held = [one for one in (model, vector) if name in one.entries]
+        inputs = tuple(AssembledInput(one, name, {"weight": 1.0}) for one in held)
+        whole = {"normalize": False}
+        return AssembledTensor(name, "linear", None, whole, inputs, None, model.like(name))
+
+    tensors = tuple(map(tensor, model.entries))
+    return Assembly(model.donor, tensors, dtype, model.changes, model.tokenizer)
 
 
 def _folded(name: str, assembly: Assembly) -> Model:
