@@ -8,9 +8,7 @@
 #include "engine/engine.hpp"
 #include "engine/job.hpp"
 #include "engine/reading.hpp"
-#include "passes/delta_sums.hpp"
-#include "passes/search.hpp"
-#include "passes/select.hpp"
+#include "engine/search.hpp"
 
 namespace tvmerge {
 
@@ -18,6 +16,7 @@ std::vector<Measured> measure_on_cards(const std::vector<std::string>& paths,
                                        const std::vector<MeasureJob>& jobs,
                                        const Options& options);
 
+// Of every stretch of kSumElements, all parts of one behind those of the other.
 std::vector<std::vector<DeltaSums>> delta_sums_on_cards(
     const std::vector<std::string>& paths, const std::vector<DeltaSumsJob>& jobs,
     const Options& options);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "core/consensus.hpp"
@@ -69,6 +70,33 @@ struct MeasureJob {
 struct Measured {
   std::vector<double> gram;            // row_count * row_count; 4 without rows
   std::vector<std::uint64_t> nonzero;  // row_count; 1 without rows
+};
+
+// sources[0] is the base. What is ranked is sources[source] - sources[0], in float32
+// (from float64 where one of them is), or with kVariance the population variance of all
+// deltas.
+constexpr std::int32_t kVariance = -1;
+// How many elements: a number, or a share (rounded down) of those whose key is not 0.
+using Rank = std::variant<std::uint64_t, double>;
+struct Query {
+  std::int32_t source;
+  Rank rank;
+};
+struct SelectJob {
+  std::vector<Source> sources;
+  std::uint64_t elements;
+  std::vector<Query> queries;
+  std::shared_ptr<const RowFactors> factors = nullptr;  // of what is ranked, if any
+};
+
+// sources[0] is the base; the weights and gains of the parts are not looked at, unless
+// one of them is to be summed as it is elected (kernels.hpp).
+struct DeltaSumsJob {
+  std::vector<Source> sources;
+  std::uint64_t elements;
+  std::vector<Part> parts;
+  bool counted = false;  // elements are counted too
+  std::int32_t elected = -1;
 };
 
 }  // namespace tvmerge

@@ -28,8 +28,8 @@ void check(const DeltaSumsJob& job, std::size_t files) {
   if (!good) throw Error(ErrorKind::config, "a part names no source that exists");
 }
 
-}  // namespace
-
+// What stretches of kSumElements came to, all parts of one behind those of the other,
+// added up in their order.
 std::vector<std::vector<DeltaSums>> totals_of(
     const std::vector<DeltaSumsJob>& jobs,
     const std::vector<std::vector<DeltaSums>>& stretches) {
@@ -42,8 +42,6 @@ std::vector<std::vector<DeltaSums>> totals_of(
   }
   return totals;
 }
-
-namespace {
 
 std::vector<std::vector<DeltaSums>> delta_sums_on_processors(
     const std::vector<std::string>& input_paths, const std::vector<DeltaSumsJob>& jobs,
@@ -92,7 +90,7 @@ std::vector<std::vector<DeltaSums>> delta_sums_on_processors(
   };
   run_threads(table.count(), space.threads, body, options.progress);
 
-  return totals_of(jobs, parts);
+  return parts;
 }
 
 }  // namespace
@@ -102,8 +100,9 @@ std::vector<std::vector<DeltaSums>> delta_sums(
     const Options& options) {
   for (const DeltaSumsJob& job : jobs) check(job, input_paths.size());
   const bool cards = !options.cards.empty() && !jobs.empty();
-  auto totals = cards ? delta_sums_on_cards(input_paths, jobs, options)
-                      : delta_sums_on_processors(input_paths, jobs, options);
+  auto totals =
+      totals_of(jobs, cards ? delta_sums_on_cards(input_paths, jobs, options)
+                            : delta_sums_on_processors(input_paths, jobs, options));
   for (const DeltaSumsJob& job : jobs) {
     for (const Part& part : job.parts) {
       if (part.keep.mask) part.keep.mask->complete = true;

@@ -7,7 +7,6 @@
 #include "engine/job.hpp"
 #include "engine/reading.hpp"
 #include "kernels/kernels.hpp"
-#include "passes/select.hpp"
 
 namespace tvmerge {
 

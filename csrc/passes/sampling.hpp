@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/job.hpp"
+#include "engine/search.hpp"
 #include "passes/ranking.hpp"
-#include "passes/search.hpp"
-#include "passes/select.hpp"
 
 namespace tvmerge {
 

@@ -13,10 +13,10 @@
 #include "cards/card_pool.hpp"
 #include "core/error.hpp"
 #include "engine/reading.hpp"
+#include "engine/search.hpp"
 #include "engine/slices.hpp"
 #include "passes/ranking.hpp"
 #include "passes/sampling.hpp"
-#include "passes/search.hpp"
 
 namespace tvmerge {
 namespace {

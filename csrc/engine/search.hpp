@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
+#include "engine/job.hpp"
 #include "kernels/kernels.hpp"
-#include "passes/select.hpp"
 
 namespace tvmerge {
 

@@ -1,4 +1,4 @@
-#include "passes/search.hpp"
+#include "engine/search.hpp"
 
 #include <algorithm>
 #include <cmath>
