@@ -111,6 +111,27 @@ def test_threads_and_batches_change_no_bit_and_receipts_know_the_statistics(
     assert json.loads(planned.output)["matrices"] == (len(SHAPES) if method == "fisher" else 2)
 
 
+def test_fisher_goes_through_a_tensor_in_parts(
+    folder: Path, statistics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe(folder, statistics, "fisher", more="parameters: {lambda: 0.7}")
+    whole = merge(text, tmp_path / "whole")
+    (tmp_path / "recipe.yaml").write_text(text)
+    command = ["plan", f"{tmp_path}/recipe.yaml", "--json"]
+    planned = json.loads(CliRunner().invoke(cli, command).output)
+    monkeypatch.setattr("tvmerge.engine.jobs.MERGED_PART_ELEMENTS", 1024)
+    parts = merge(text, tmp_path / "parts")
+    in_parts = json.loads(CliRunner().invoke(cli, command).output)
+    assert in_parts["matrices"] == planned["matrices"] == len(SHAPES)
+    assert in_parts["matrix_operations"] == planned["matrix_operations"]
+    assert in_parts["matrix_bytes"] == 8 * (2 * 3 + 6) * 1024 < planned["matrix_bytes"]
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        assert tensor.tobytes() == parts[name].tobytes(), name
+    receipts = [read_receipt(tmp_path / name) for name in ("whole", "parts")]
+    assert receipts[0].tensors == receipts[1].tensors
+
+
 def test_a_sweep_writes_what_each_lambda_does(
     folder: Path, statistics: Path, tmp_path: Path
 ) -> None:

@@ -66,6 +66,7 @@ class Delta:
 
 
 _Self = TypeVar("_Self", bound="Displacement")  # typing.Self needs Python 3.11
+_Matrix = TypeVar("_Matrix", bound="Matrix")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ class Matrix(Displacement, ABC):
 
     method: ClassVar[str]  # as a recipe names it
     sees_base: ClassVar[bool] = False  # `merged` is then given the base too, before all deltas
+    elementwise: ClassVar[bool] = False  # a part of the tensor is merged as within the whole
     shape: tuple[int, int]
     models: int
     turned: bool = False
@@ -180,6 +182,10 @@ class Matrix(Displacement, ABC):
     def statistic_shape(self) -> tuple[int, int]:
         """Of each of the statistics."""
         return self.shape
+
+    def of_part(self: _Matrix, elements: int) -> _Matrix:
+        """The same of so many elements, which are one row then."""
+        return replace(self, shape=(1, elements))
 
     def fault(self, statistic: torch.Tensor) -> str | None:
         """What is wrong with finite statistics, if anything is."""

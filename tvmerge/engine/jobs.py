@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tvmerge import _core
-from tvmerge.engine.decisions import Decision
+from tvmerge.engine.decisions import Decision, Matrix
 from tvmerge.files.safetensors import DTYPE_BITS
 
 # A part's size does not show in any result. Parts begin at multiples of 64 bytes, of which the
 # digests are made, and are powers of two, of which an edit's sums are (edit.py).
 PART_ELEMENTS = 2**26
 PART_BYTES = 2**26
+# Of what torch merges element by element, in float64 and several times over.
+MERGED_PART_ELEMENTS = 2**21
 
 
 class Range(NamedTuple):
@@ -104,21 +106,38 @@ class Combine(NamedTuple):
     def parts(self, elements: int = PART_ELEMENTS) -> Iterator[Combine]:
         """The job cut into parts of `elements`; the last one may be smaller.
 
-        What has to be measured stays whole.
+        What has to be measured stays whole, unless it is merged element by element.
         """
-        if self.elements <= elements or any(result.decision for result in self.results):
+        decisions = [result.decision for result in self.results if result.decision]
+        if all(isinstance(one, Matrix) and one.elementwise for one in decisions):
+            most = min(elements, MERGED_PART_ELEMENTS) if decisions else elements
+        else:
+            most = self.elements
+        if self.elements <= most:
             yield self
             return
-        for start in range(0, self.elements, elements):
-            yield Combine(
-                self.tensor,
-                tuple(source.moved(size_bytes(source.dtype, start)) for source in self.sources),
-                min(elements, self.elements - start),
-                tuple(
-                    r._replace(offset_bytes=r.offset_bytes + size_bytes(r.dtype, start))
-                    for r in self.results
-                ),
-            )
+        for start in range(0, self.elements, most):
+            yield self._part(start, min(most, self.elements - start))
+
+    def _part(self, start: int, elements: int) -> Combine:
+        return Combine(
+            self.tensor,
+            tuple(source.moved(size_bytes(source.dtype, start)) for source in self.sources),
+            elements,
+            tuple(
+                r._replace(
+                    offset_bytes=r.offset_bytes + size_bytes(r.dtype, start),
+                    decision=r.decision.of_part(elements)
+                    if isinstance(r.decision, Matrix)
+                    else None,
+                )
+                for r in self.results
+            ),
+            tuple(
+                Beside(one.source.moved(size_bytes(one.source.dtype, start)), elements)
+                for one in self.beside
+            ),
+        )
 
 
 class Copy(NamedTuple):

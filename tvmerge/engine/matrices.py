@@ -55,6 +55,11 @@ class Scratch:
         return begin
 
 
+def parts_of(jobs: Iterable[Job]) -> list[Job]:
+    """The jobs of a plan as they are run: what is merged element by element is cut."""
+    return [part for job in jobs for part in job.parts()]
+
+
 def matrices_of(jobs: Iterable[Job]) -> list[tuple[Combine, Matrix]]:
     """Every matrix that is to be merged, at whatever scales it is then added."""
     found = {
@@ -99,7 +104,7 @@ def torch_version(jobs: Iterable[Job]) -> str | None:
 
 def check_matrices(jobs: Iterable[Job], options: RunOptions) -> None:
     """Raise what `with_matrices` would: ConfigError for no torch, MemoryLimitError for no room."""
-    wanted = matrices_of(jobs)
+    wanted = matrices_of(parts_of(jobs))
     if torch_version(job for job, _ in wanted) is not None:
         from tvmerge.engine.matrix_merging import at_once
 
@@ -108,7 +113,7 @@ def check_matrices(jobs: Iterable[Job], options: RunOptions) -> None:
 
 def estimate_matrices(jobs: Iterable[Job], options: RunOptions) -> float:
     """About how many seconds merging the matrices takes here; raises as `check_matrices`."""
-    wanted = matrices_of(jobs)
+    wanted = matrices_of(parts_of(jobs))
     if torch_version(job for job, _ in wanted) is None:
         return 0.0
     from tvmerge.engine.matrix_merging import estimate_seconds

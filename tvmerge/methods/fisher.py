@@ -27,6 +27,7 @@ class Fisher(Weighed):
     """
 
     method: ClassVar[str] = "fisher"
+    elementwise: ClassVar[bool] = True
     epsilon: float
 
     @property

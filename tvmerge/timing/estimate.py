@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tvmerge.engine.jobs import Combine, size_bytes
-from tvmerge.engine.matrices import matrices_of
+from tvmerge.engine.matrices import matrices_of, parts_of
 from tvmerge.files.page_cache import PageCache
 from tvmerge.plans.batches import Batch
 from tvmerge.plans.outcome import copy_reason
@@ -44,7 +44,8 @@ def needs(plan: Plan) -> Needs:
     combined = {job.tensor for job in plan.jobs if isinstance(job, Combine)}
     entries = [entry for shard in plan.shards for entry in shard.entries]
     copied = Counter(copy_reason(entry.dtype) for entry in entries if entry.name not in combined)
-    matrices = [matrix for _, matrix in matrices_of(plan.jobs)]
+    merged = matrices_of(parts_of(plan.jobs))
+    matrices = [matrix for _, matrix in merged]
     return Needs(
         bytes_read=read,
         bytes_written=plan.output_bytes,
@@ -53,7 +54,7 @@ def needs(plan: Plan) -> Needs:
         copied=dict(copied),
         dtypes=dict(Counter(entry.dtype for entry in entries).most_common()),
         shards={shard.name: shard.size_bytes for shard in plan.shards},
-        matrices=len(matrices),
+        matrices=len({job.tensor for job, _ in merged}),
         matrix_operations=sum(matrix.operations for matrix in matrices),
         matrix_bytes=max((matrix.held_bytes for matrix in matrices), default=0),
     )
