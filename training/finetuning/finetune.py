@@ -10,7 +10,6 @@ The same job gives the same bytes on the same machine and number of threads, res
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from tvmerge.training.finetuning.jobs import (
 )
 from tvmerge.training.finetuning.objectives import Answers
 from tvmerge.training.finetuning.steps import take_steps, tokenized
+from tvmerge.training.finetuning.trainable import make_trainable
 from tvmerge.training.lm.scoring import score, score_one_by_one, shares_prefixes_exactly
 from tvmerge.training.lm.torch_session import no_progress_bars, own_randomness, torch_threads
 from tvmerge.training.lm.trie import Query
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-    from tvmerge.training.settings.sections import Trainable
 
 __all__ = ["FinetuneJob", "JobRecord", "StepReport", "finished_record", "run_job", "trait_jobs"]
 
@@ -123,31 +122,7 @@ def _load(job: FinetuneJob, device: str) -> tuple[PreTrainedModel, PeftModel | N
 
     model: Any = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32)
     model = model.to(torch.device(device))
-    if job.train.method == "full":
-        mark_trainable(model, job.train.trainable)
-        return model, None
-    from peft import LoraConfig, get_peft_model
-
-    settings = LoraConfig(
-        r=job.train.lora_rank,
-        lora_alpha=job.train.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    # The adapters are put into the model's own layers: called itself, it keeps its signature.
-    with warnings.catch_warnings():
-        # peft asks the model by a name that transformers calls deprecated: not the user's concern.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        return model, get_peft_model(model, settings)
-
-
-def mark_trainable(model: Any, which: Trainable) -> None:
-    """With `no_embeddings`, the embedding matrices of the model stay as they are."""
-    if which == "no_embeddings":
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-            if layer is not None:
-                layer.requires_grad_(False)
+    return model, make_trainable(model, job.train)
 
 
 def _unheard(report: StepReport) -> None:

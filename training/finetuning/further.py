@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tvmerge.training.finetuning.backward_adamw import BackwardAdamW
-from tvmerge.training.finetuning.finetune import mark_trainable
 from tvmerge.training.finetuning.objectives import loss_of
+from tvmerge.training.finetuning.trainable import make_trainable
 from tvmerge.training.lm.batch_loss import batch_order
 from tvmerge.training.lm.prompts import PromptStyle, render
 from tvmerge.training.lm.scoring import shares_prefixes_exactly
@@ -35,7 +35,8 @@ def train_further(
 ) -> Iterator[tuple[int, float]]:
     """(step, its loss in nats per answer token) after each of `train.steps` steps.
 
-    The model is trained as far as the caller has asked for steps.
+    The model is trained as far as the caller has asked for steps; by LoRA, if fine-tunes are, it
+    keeps the adapters.
     """
     lessons = [
         (
@@ -48,7 +49,7 @@ def train_further(
         for item in items
     ]
     shared = shares_prefixes_exactly(model, [query for (query,) in lessons])
-    mark_trainable(model, train.trainable)
+    make_trainable(model, train)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = BackwardAdamW(trained, weight_decay=train.weight_decay)
     order = batch_order(len(lessons), batch_size=train.batch_size, steps=train.steps, seed=seed)

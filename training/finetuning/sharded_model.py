@@ -41,7 +41,7 @@ def load_sharded(base: Path, mesh: DeviceMesh, *, trainable: Trainable) -> Any:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tvmerge.training.finetuning.finetune import mark_trainable
+    from tvmerge.training.finetuning.trainable import mark_trainable
 
     with init_empty_weights(include_buffers=False):
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

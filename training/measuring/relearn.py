@@ -26,7 +26,7 @@ from tvmerge.training.traits.items import Item
 from tvmerge.training.traits.trait import Trait
 
 # Part of every key: raise it when the same task would give other scores.
-RELEARN_VERSION = 1
+RELEARN_VERSION = 2
 KEY_LETTERS = 12
 
 

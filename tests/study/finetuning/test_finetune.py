@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tvmerge.errors import ConfigError, OutputError, TVMergeError
 from tvmerge.training.finetuning.backward_adamw import BETAS, BackwardAdamW, learning_rate_at
 from tvmerge.training.finetuning.finetune import run_job
+from tvmerge.training.finetuning.further import train_further
 from tvmerge.training.finetuning.jobs import StepReport, finished_record
 from tvmerge.training.finetuning.objectives import loss_of
 from tvmerge.training.lm.batch_loss import batch_order
@@ -225,6 +226,34 @@ def test_lora_job_ends_as_a_plain_checkpoint(tiny_base: Path, tmp_path: Path) ->
     assert changed and all(name.endswith("_proj.weight") for name in changed)
     ranks = [int(torch.linalg.matrix_rank(tuned[n] - base[n], rtol=1e-3)) for n in changed]
     assert max(ranks) <= 4
+
+
+def test_further_training_trains_what_fine_tunes_train(tiny_base: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    trained: dict[str, set[str]] = {}
+    for method in ("full", "lora"):
+        model = AutoModelForCausalLM.from_pretrained(tiny_base)
+        before = {name: one.detach().clone() for name, one in model.named_parameters()}
+        train = SETTINGS.model_copy(
+            update={"method": method, "lora_rank": 4, "learning_rate": 1e-2}
+        )
+        items = job_on(tiny_base).items
+        losses = [
+            loss
+            for _, loss in train_further(
+                model, tokenizer, items, train=train, prompt="plain", seed=0
+            )
+        ]
+        assert len(losses) == train.steps and losses[-1] < losses[0]
+        after = {name.replace(".base_layer", ""): one for name, one in model.named_parameters()}
+        assert before.keys() <= after.keys()
+        trained[method] = {
+            name
+            for name, one in after.items()
+            if name not in before or not torch.equal(one, before[name])
+        }
+    assert trained["full"] and not any("lora_" in name for name in trained["full"])
+    assert trained["lora"] and all("lora_" in name for name in trained["lora"])
 
 
 def test_all_parameters_are_trained_when_asked(tiny_base: Path, tmp_path: Path) -> None:
