@@ -23,17 +23,23 @@ def _untold() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """`function(argument)`, for a worker of its own; `ended` is called here when it has ended."""
+    """`function(argument)`, for a worker of its own; `ended` is called here when it has ended.
+
+    Not `on_gpu`: it computes on the processor, also where jobs have GPUs.
+    """
 
     function: Callable[[Any], Any]
     argument: Any
     ended: Callable[[], Any] = _untold
+    on_gpu: bool = True
 
 
 def calls_for(
     function: Callable[[AnyTask], Any],
     tasks: Iterable[AnyTask],
     progress: Callable[[int, int], Any] | None = None,
+    *,
+    on_gpu: bool = True,
 ) -> list[Call]:
     """The calls that are left of these tasks; `progress` is told (done, of all) after each."""
     tasks = list(tasks)
@@ -46,4 +52,4 @@ def calls_for(
         if progress is not None:
             progress(done, len(tasks))
 
-    return [Call(function, task, ended) for task in missing]
+    return [Call(function, task, ended, on_gpu) for task in missing]

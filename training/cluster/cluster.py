@@ -246,7 +246,8 @@ def _run_sharded_job(
 def _task(call: Call, options: Mapping[str, Any]) -> _Task:
     import ray
 
-    remote = ray.remote(_call).options(**options)
+    own = options if call.on_gpu else {**options, "num_gpus": 0}
+    remote = ray.remote(_call).options(**own)
     name = getattr(call.function, "__name__", "task")
     return name, partial(remote.remote, call.function, call.argument)
 

@@ -41,7 +41,8 @@ class Early:
         """The base at once, each fine-tune's audit, each seed's models when it is complete."""
         calls = [] if self._begun else self.contest.of_base(Checkpoint(self.base))
         self._begun = True
-        calls += calls_for(audit, [self.audits[job] for job in ended if job in self.audits])
+        begun = [self.audits[job] for job in ended if job in self.audits]
+        calls += calls_for(audit, begun, on_gpu=False)
         for job in ended:
             self._left[job.seed].discard(job)
         for seed in [seed for seed, jobs in self._left.items() if not jobs]:

@@ -128,7 +128,7 @@ class Study:
                         *contest.calls(checks),
                         *calls_for(relearn, again, self.listener.on_relearned),
                         *calls_for(relax, lowered, self.listener.on_relaxed),
-                        *calls_for(audit, audits.values()),
+                        *calls_for(audit, audits.values(), on_gpu=False),
                     ]
                 )
                 contest.load(checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import os
@@ -167,6 +168,26 @@ def test_tasks_give_their_results_in_order(cluster: Cluster) -> None:
     ended: list[str] = []
     cluster.run_calls([Call(str.upper, one, partial(ended.append, one)) for one in "ab"])
     assert sorted(ended) == ["a", "b"]
+
+
+def test_only_calls_that_compute_on_a_gpu_take_one(tmp_path: Path) -> None:
+    program = """
+import ray
+from tvmerge.training.cluster.calls import Call
+from tvmerge.training.cluster.cluster import Cluster
+from tvmerge.training.settings.sections import Resources
+
+def taken(_):
+    return ray.get_runtime_context().get_assigned_resources()
+
+with Cluster(cpus=1, gpus=1) as cluster:  # Ray takes our word for the GPU
+    calls = [Call(taken, None), Call(taken, None, on_gpu=False)]
+    print(cluster.run_calls(calls, resources=Resources(gpus_per_job=0.5)))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout) == [{"CPU": 1.0, "GPU": 0.5}, {"CPU": 1.0}]
 
 
 def test_worker_that_dies_every_time_is_an_error(cluster: Cluster) -> None:
