@@ -179,7 +179,10 @@ def test_recipe_names_an_adapter_behind_its_base(tmp_path: Path, base: Checkpoin
     adapter, recipe = write_adapter(tmp_path / "adapter"), tmp_path / "recipe.json"
     for model, said in (
         (str(adapter), "is an adapter, expected a checkpoint"),
-        (f"{base.donor.source}+{tmp_path / 'base'}", "adapter_config.json"),
+        (
+            f"{base.donor.source}+{tmp_path / 'base'}",
+            "expected an adapter or a stored task vector behind the +",
+        ),
     ):
         recipe.write_text(json.dumps({"merge_method": "passthrough", "models": [{"model": model}]}))
         done = CliRunner().invoke(cli, ["merge", str(recipe), str(tmp_path / "out")])

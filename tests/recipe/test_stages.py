@@ -30,6 +30,7 @@ from recipe.staged import (
 from support.adapters import write_adapter
 from support.checkpoints import read_model, write_file
 
+from tvmerge import Checkpoint, TaskVector
 from tvmerge.errors import ConfigError
 from tvmerge.receipts.parsing import read_receipt
 from tvmerge.receipts.verify import verify
@@ -182,6 +183,48 @@ def test_an_adapter_is_put_on_a_stage(case: str, cache: Path, written: list[str]
     for name, tensor in wanted.items():
         assert np.allclose(found[name], tensor, rtol=1e-6, atol=1e-6), name
         assert (name == "model.layers.0.mlp.weight") != np.array_equal(tensor, without[name])
+
+
+VECTORS = """merge_method: METHOD
+base_model: base
+models:
+  - {model: base+v, parameters: {weight: 1, density: 0.5}}
+  - {model: base+w, parameters: {weight: -0.5, density: 0.4}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "stages"),
+    [("task_arithmetic", []), ("ties", ["base+v", "base+w"]), ("stage", ["first+v"])],
+)
+def test_stored_vectors_are_put_on_models(
+    method: str, stages: list[str], cache: Path, written: list[str]
+) -> None:
+    for name, tuned in (("v", "a"), ("w", "b")):
+        (Checkpoint(tuned) - Checkpoint("base")).save(name)
+    text = VECTORS.replace("METHOD", method)
+    if method == "task_arithmetic":
+        text = text.replace(", density: 0.5", "").replace(", density: 0.4", "")
+    if method == "stage":
+        text = text_of([("first", LINEAR), ("", SLERP.replace("model: a", "model: first+v"))])
+        text = text.replace("base_model: first", "base_model: base")
+    save_with_receipt(recipe_of(text))
+    assert written == stages
+    assert not cache.exists() or not any(cache.iterdir())
+    receipt = read_receipt(Path("out"))
+    assert {"v"} <= {one.given for one in receipt.inputs} <= {"base", "v", "w", "a", "b"}
+    assert not replay(receipt)
+    by_name = text.replace("base+v", "a").replace("base+w", "b")
+    if method == "stage":
+        save(LINEAR, "linear")
+        (Checkpoint("linear") + TaskVector("v")).save("first-and-v")
+        by_name = SLERP.replace("base_model: first", "base_model: base")
+        by_name = by_name.replace("model: a", "model: first-and-v")
+    save(by_name, "by-hand")
+    found, wanted = read_model(Path("out")), read_model(Path("by-hand"))
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert np.allclose(found[name], tensor, rtol=1e-5, atol=1e-6), name
 
 
 def test_two_adapters_and_the_stage_itself_go_into_one_model(written: list[str]) -> None:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from recipe.staged import (
     CHAINS,
     MODELS,
+    NORM,
     SLERP,
     TALL,
     TIES,
@@ -22,9 +23,11 @@ from recipe.staged import (
     save,
     text_of,
 )
+from safetensors.numpy import save_file
 from support.adapters import PREFIX, write_adapter
 from support.checkpoints import read_model
 
+from tvmerge.checkpoints.stored import KIND_KEY, TASK_VECTOR
 from tvmerge.cli import cli
 from tvmerge.errors import (
     ConfigError,
@@ -32,6 +35,7 @@ from tvmerge.errors import (
     MismatchError,
     NothingChangedError,
     StorageError,
+    TVMergeError,
 )
 from tvmerge.files.kept import place
 from tvmerge.receipts import making
@@ -200,6 +204,30 @@ def test_an_adapter_that_cannot_be_put_on_a_stage_is_told_with_its_place(
     line = first.count("\n") + 5
     with pytest.raises(error, match=rf"recipe.yaml:{line}: models.0: .*{re.escape(message)}"):
         build(recipe)
+
+
+@pytest.mark.parametrize("onto", ["b", "first"])
+@pytest.mark.parametrize(
+    ("behind", "message"),
+    [
+        ("b", "b: is a checkpoint, expected an adapter or a stored task vector behind the +"),
+        ("nowhere", "nowhere: no such file or folder"),
+        ("v+v", "expected one adapter or vector behind a model, found v+v"),
+        ("short", "model.norm.weight: shape [4] in "),
+    ],
+)
+def test_what_is_no_vector_is_told_with_its_place(onto: str, behind: str, message: str) -> None:
+    norm = {NORM: np.ones(4, np.float32)}
+    Path("short").mkdir()
+    save_file(norm, "short/model.safetensors", metadata={KIND_KEY: TASK_VECTOR})
+    text = ALONE.replace("model: a", f"model: {onto}+{behind}")
+    chain = [("first", ALONE), ("", text)] if onto == "first" else [("", text)]
+    recipe = recipe_of(text_of(chain))
+    line = 9 if onto == "first" else 3
+    with pytest.raises(TVMergeError, match=rf"recipe.yaml:{line}: models.0: ") as caught:
+        build(recipe)
+    assert message in str(caught.value)
+    assert "Did you mean" not in str(caught.value)
 
 
 def test_a_misspelt_stage_is_suggested() -> None:

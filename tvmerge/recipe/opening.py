@@ -8,9 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 
 from tvmerge.algebra.operands import Checkpoint
-from tvmerge.checkpoints.stored import read_config
-from tvmerge.errors import MismatchError
+from tvmerge.checkpoints.matching import check_match
+from tvmerge.checkpoints.stored import Stored, open_stored, read_config
+from tvmerge.errors import ConfigError, MismatchError
+from tvmerge.inputs.adapter import adapter_folder
 from tvmerge.inputs.lora import open_added, open_tuned
+from tvmerge.inputs.opening import open_input
 from tvmerge.plans.assembly import Model
 from tvmerge.plans.sums import Operand, TensorSum, TensorSums
 
@@ -37,18 +40,58 @@ def open_model(reference: str, find: Find, threads: int | None = None) -> Model:
     return replace(model, sums=sums)
 
 
-def open_vector(adapter: str, stage: Model, find: Find, threads: int | None = None) -> Model:
-    """What an adapter adds to a stage, which `threads` compute (None: all)."""
-    sums = TensorSums(tuple((stage.sums or {}).values()))
-    if not sums.keeps_layout_of(stage.donor):
+def carrier(reference: str, find: Find) -> str | None:
+    """The model before the + of `model+vector`, the vector being a stored one.
+
+    None where there is no +, or an adapter behind it. Raises ConfigError for anything else.
+    """
+    model, vector = _parts(reference)
+    return model if vector is not None and _is_vector(_found(vector, find)) else None
+
+
+def open_vector(reference: str, onto: Model, find: Find, threads: int | None = None) -> Model:
+    """What the adapter or stored vector behind `onto` and a + adds to that: a stage, or a model.
+
+    Computed by `threads` (None: all), where it does not lie there as it is.
+    """
+    vector = reference.removeprefix(f"{onto.reference}+")
+    if onto.sums and not TensorSums(tuple(onto.sums.values())).keeps_layout_of(onto.donor):
         raise MismatchError(
-            f"{stage.reference} has not the tensors and shapes of {stage.donor.source}: whether "
-            f"{adapter} fits it cannot be told. Add the adapter to what the stage is made of, or "
-            "merge the stage first and name its folder"
+            f"{onto.reference} has not the tensors and shapes of {onto.donor.source}: whether "
+            f"{vector} fits it cannot be told. Add it to what the stage is made of, or merge the "
+            "stage first and name its folder"
         )
-    stored = replace(open_added(find(adapter), stage.donor, threads=threads), given=adapter)
+    stored = replace(_added(_found(vector, find), onto.donor, threads), given=vector)
+    check_match([stored], onto.donor)
     entries = {name: slot.entry for name, slot in stored.slots.items()}
-    return Model(adapter, stored, entries, {})
+    return Model(vector, stored, entries, {})
+
+
+def _found(vector: str, find: Find) -> Path:
+    if "+" in vector and not Path(vector).exists():
+        raise ConfigError(
+            f"expected one adapter or vector behind a model, found {vector}. Put the first on in a "
+            "stage of its own, and the next on that stage"
+        )
+    return find(vector)
+
+
+def _is_vector(path: Path) -> bool:
+    """Whether it is a stored task vector, not an adapter; ConfigError where it is neither."""
+    if adapter_folder(path) is not None:
+        return False
+    if not open_stored(path).is_task_vector:
+        raise ConfigError(
+            f"{path}: is a checkpoint, expected an adapter or a stored task vector behind the +. "
+            f"Subtract its base: `tvmerge vector BASE {path} OUT`"
+        )
+    return True
+
+
+def _added(path: Path, layout: Stored, threads: int | None) -> Stored:
+    if _is_vector(path):
+        return open_input(path, layout, threads=threads)
+    return open_added(path, layout, threads=threads)
 
 
 def _parts(reference: str) -> tuple[str, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,9 +19,10 @@ from tvmerge.recipe.aligning import Open, align
 from tvmerge.recipe.checking import Checks
 from tvmerge.recipe.document import Document, Module, Recipe, Settings, Slice, Source
 from tvmerge.recipe.layers import Layers, is_after_layers
-from tvmerge.recipe.opening import Find, open_model, open_vector
+from tvmerge.recipe.opening import Find, carrier, open_model, open_vector
 from tvmerge.recipe.settings import resolve
 from tvmerge.recipe.stacked_config import stacked_config
+from tvmerge.recipe.stage_names import stage_of
 from tvmerge.recipe.stages import Stages
 from tvmerge.recipe.statistics import StatisticsFiles
 from tvmerge.recipe.tied import named_in, tie_path, ties_head
@@ -42,39 +43,54 @@ def assemble(
     fault, where the models do not fit together, FormatError where one, or its tokenizer, cannot be
     opened.
     """
-    models: dict[str, Model] = {}
     stages = Stages()
-
-    def opened(document: Document, reference: str) -> Model:
-        if reference not in models:
-            with _pointed(document, reference, stages.names):
-                models[reference] = open_model(reference, find, threads)
-        return models[reference]
-
-    def added(document: Document, reference: str, adapter: str, stage: Model) -> Model:
-        with _pointed(document, reference, ()):
-            return open_vector(adapter, stage, find, threads)
-
+    opener = _Opener(find, threads, stages)
     for document in recipe.documents:
         resolve = partial(_resolved, document, find, listed)
-        assembly = stages.into(resolve, partial(opened, document), partial(added, document))
+        assembly = stages.into(resolve, replace(opener, document=document))
         if document.name is not None:
             stages.add(document.name, assembly)
     return assembly
 
 
-@contextlib.contextmanager
-def _pointed(document: Document, reference: str, stages: Sequence[str]) -> Iterator[None]:
-    """An error of opening a model says where the document names it, and a stage it may be."""
-    try:
-        yield
-    except (ConfigError, FormatError, MismatchError, StorageError) as error:
-        place, said = document.place(reference), str(error)
-        if hint := did_you_mean(reference, stages):
-            said = f"{said}.{hint}"
-        if place is not None:
-            said = document.file.pointed(place, said)
-        raise type(error)(said) from error
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """Opens what a document names, each model once for all documents."""
+
+    find: Find
+    threads: int | None
+    stages: Stages
+    models: dict[str, Model] = field(default_factory=dict)
+    document: Document | None = None
+
+    def model(self, reference: str) -> Model:
+        if reference not in self.models:
+            with self._pointed(reference):
+                self.models[reference] = open_model(reference, self.find, self.threads)
+        return self.models[reference]
+
+    def carrier(self, reference: str) -> str | None:
+        with self._pointed(reference):
+            return carrier(reference, self.find)
+
+    def added(self, reference: str, onto: Model) -> Model:
+        with self._pointed(reference):
+            return open_vector(reference, onto, self.find, self.threads)
+
+    @contextlib.contextmanager
+    def _pointed(self, reference: str) -> Iterator[None]:
+        """An error of opening a model says where the document names it, and a stage it may be."""
+        try:
+            yield
+        except (ConfigError, FormatError, MismatchError, StorageError) as error:
+            said = str(error)
+            if stage_of(reference, self.stages.names) is None:
+                hint = did_you_mean(reference, self.stages.names)
+                said = f"{said}.{hint}" if hint else said
+            place = self.document.place(reference) if self.document else None
+            if self.document and place is not None:
+                said = self.document.file.pointed(place, said)
+            raise type(error)(said) from error
 
 
 def _resolved(document: Document, find: Find, listed: int | None, opened: Open) -> Assembly:

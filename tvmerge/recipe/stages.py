@@ -2,7 +2,8 @@
 
 A stage is folded into a later one where that is a sum of it. Where it is not (a method that
 measures or elects, whose inputs or whose result have to lie somewhere), the stage is written first.
-A stage with an adapter on it (`name+adapter`) is a stage too: the sum of both.
+A stage with an adapter or a stored task vector on it (`name+adapter`) is a stage too, the sum of
+both, and so is a model with a vector on it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from tvmerge.checkpoints.stored import read_config
+from tvmerge.files.safetensors import FLOAT_DTYPES
 from tvmerge.merging.order import MODEL, Order, Variant
 from tvmerge.merging.output import dtype_keys
 from tvmerge.merging.stages import planned
@@ -22,8 +24,18 @@ from tvmerge.recipe.aligning import Open
 from tvmerge.recipe.folding import cannot_fold, fold, sums_of
 from tvmerge.recipe.stage_names import stage_of
 
-# What the adapter of a reference adds to a stage.
-OpenAdded = Callable[[str, str, Model], Model]
+
+class Opener(Protocol):
+    """Opens what a document names that is no stage."""
+
+    def model(self, reference: str) -> Model:
+        """The stored model."""
+
+    def carrier(self, reference: str) -> str | None:
+        """The model of `model+vector`, where the vector is a stored one; else None."""
+
+    def added(self, reference: str, onto: Model) -> Model:
+        """What the vector, or the adapter, of `onto+vector` adds to that."""
 
 
 class Stages:
@@ -44,20 +56,20 @@ class Stages:
         """What they are called."""
         return tuple(self._assemblies)
 
-    def into(self, resolve: Callable[[Open], Assembly], opened: Open, added: OpenAdded) -> Assembly:
+    def into(self, resolve: Callable[[Open], Assembly], opener: Opener) -> Assembly:
         """A later document, resolved with stages folded into it, or else from their files.
 
-        `resolve` is told how to open a model; what is no stage is `opened`, and what an adapter on
-        one adds `added`. Raises what planning a stage that has to be written raises.
+        `resolve` is told how to open a model; `opener` opens what is no stage. Raises what planning
+        a stage that has to be written raises.
         """
         written: set[str] = set()
 
         def model(reference: str) -> Model:
-            stage = stage_of(reference, self._assemblies)
-            if stage is None:
-                return opened(reference)
             if reference not in self._assemblies:
-                self._put_on(stage, reference, opened, added)
+                onto = stage_of(reference, self._assemblies) or opener.carrier(reference)
+                if onto is None:
+                    return opener.model(reference)
+                self._put_on(onto, reference, opener)
             return self._model(reference, written=reference in written)
 
         while True:
@@ -67,13 +79,15 @@ class Stages:
                 return assembly
             written |= more
 
-    def _put_on(self, stage: str, reference: str, opened: Open, added: OpenAdded) -> None:
-        """Make a stage of one with an adapter on it."""
-        adapter = reference.removeprefix(f"{stage}+")
-        vector = added(reference, adapter, self._folded[stage])
-        dtype = self._assemblies[stage].dtype
-        assembly = self.into(lambda of: _sum(of(stage), vector, dtype), opened, added)
-        self.add(reference, assembly)
+    def _put_on(self, onto: str, reference: str, opener: Opener) -> None:
+        """Make a stage of another, or of a model, with what is added to it."""
+        own = self._folded.get(onto) or opener.model(onto)
+        vector = opener.added(reference, own)
+        if onto in self._assemblies:
+            dtype = self._assemblies[onto].dtype
+        else:  # of stored vectors, which are sums in float32 that nobody has rounded yet
+            dtype = "F64" if any(one.dtype == "F64" for one in own.entries.values()) else "F32"
+        self.add(reference, self.into(lambda of: _sum(of(onto), vector, dtype), opener))
 
     def _model(self, name: str, *, written: bool) -> Model:
         if not written:
@@ -87,7 +101,8 @@ def _sum(model: Model, vector: Model, dtype: str | None) -> Assembly:
     """The model with what the vector adds."""
 
     def tensor(name: str) -> AssembledTensor:
-        held = [one for one in (model, vector) if name in one.entries]
+        moved = name in vector.entries and model.entries[name].dtype in FLOAT_DTYPES
+        held = (model, vector) if moved else (model,)
         inputs = tuple(AssembledInput(one, name, {"weight": 1.0}) for one in held)
         whole = {"normalize": False}
         return AssembledTensor(name, "linear", None, whole, inputs, None, model.like(name))
