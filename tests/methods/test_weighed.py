@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from support.method_models import MODELS, SHAPES, Arrays, merge, wide
 
 from tvmerge.cli import cli
 from tvmerge.engine.decisions import Delta
+from tvmerge.engine.jobs import Combine
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import ConfigError, FormatError, TVMergeError
 from tvmerge.methods.fisher import Fisher
@@ -130,6 +132,24 @@ def test_fisher_goes_through_a_tensor_in_parts(
         assert tensor.tobytes() == parts[name].tobytes(), name
     receipts = [read_receipt(tmp_path / name) for name in ("whole", "parts")]
     assert receipts[0].tensors == receipts[1].tensors
+
+
+def test_the_time_of_parts_is_measured_in_their_memory() -> None:
+    deltas = tuple(Delta(n, 1.0, statistic=3 + n) for n in (1, 2, 3))
+    part = Fisher(0, deltas, 1.0, shape=(1, 2**16), models=3, epsilon=0.0)
+    sampled: list[int] = []
+
+    class Watched(Fisher):
+        def merged(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+            sampled.extend(len(one.flatten()) for one in parts)
+            return super().merged(parts)
+
+    watched = Watched(**{f.name: getattr(part, f.name) for f in dataclasses.fields(part)})
+    job = Combine("embed", (), 2**16, ())
+    from tvmerge.engine.matrix_merging import estimate_seconds
+
+    estimate_seconds([(job, watched)], RunOptions(threads=1).workspace())
+    assert set(sampled) == {2**16}
 
 
 def test_a_sweep_writes_what_each_lambda_does(

@@ -15,7 +15,6 @@ from recipe.staged import (
     CHAINS,
     LINEAR,
     MODELS,
-    NORM,
     SLERP,
     TIES,
     UNFOLDED,
@@ -30,7 +29,6 @@ from recipe.staged import (
 from support.adapters import write_adapter
 from support.checkpoints import read_model, write_file
 
-from tvmerge import Checkpoint, TaskVector
 from tvmerge.errors import ConfigError
 from tvmerge.receipts.parsing import read_receipt
 from tvmerge.receipts.verify import verify
@@ -155,93 +153,6 @@ def test_an_adapter_goes_into_a_stage(written: list[str]) -> None:
     assert written == ["first"]
     assert not replay(read_receipt(Path("out")))
     assert_same(Path("out"), by_hand(chain))
-
-
-PUT_ON = {
-    "a sum on a sum": (LINEAR, LINEAR, []),
-    "a sum on what is written": (TIES, LINEAR, ["first"]),
-    "measured, on a sum": (LINEAR, SLERP, ["first+lora"]),
-    "measured, on what is written": (TIES, SLERP, ["first", "first+lora"]),
-}
-
-
-@pytest.mark.parametrize("case", PUT_ON)
-def test_an_adapter_is_put_on_a_stage(case: str, cache: Path, written: list[str]) -> None:
-    first, later, stages = PUT_ON[case]
-    write_adapter(Path("lora"))
-    later = later.replace("base_model: first", "base_model: base").replace("model: a", "model: ONE")
-    chain = [("first", first), ("", later.replace("ONE", "first+lora"))]
-    save_with_receipt(recipe_of(text_of(chain)))
-    assert written == stages
-    assert not any(cache.iterdir()) if cache.exists() else not stages
-    assert not replay(read_receipt(Path("out")))
-    save(first, "by-hand-first")
-    save(later.replace("ONE", "by-hand-first+lora"), "by-hand")
-    save(later.replace("ONE", "by-hand-first"), "without")
-    found, wanted, without = (read_model(Path(name)) for name in ("out", "by-hand", "without"))
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert np.allclose(found[name], tensor, rtol=1e-6, atol=1e-6), name
-        assert (name == "model.layers.0.mlp.weight") != np.array_equal(tensor, without[name])
-
-
-VECTORS = """merge_method: METHOD
-base_model: base
-models:
-  - {model: base+v, parameters: {weight: 1, density: 0.5}}
-  - {model: base+w, parameters: {weight: -0.5, density: 0.4}}
-"""
-
-
-@pytest.mark.parametrize(
-    ("method", "stages"),
-    [("task_arithmetic", []), ("ties", ["base+v", "base+w"]), ("stage", ["first+v"])],
-)
-def test_stored_vectors_are_put_on_models(
-    method: str, stages: list[str], cache: Path, written: list[str]
-) -> None:
-    for name, tuned in (("v", "a"), ("w", "b")):
-        (Checkpoint(tuned) - Checkpoint("base")).save(name)
-    text = VECTORS.replace("METHOD", method)
-    if method == "task_arithmetic":
-        text = text.replace(", density: 0.5", "").replace(", density: 0.4", "")
-    if method == "stage":
-        text = text_of([("first", LINEAR), ("", SLERP.replace("model: a", "model: first+v"))])
-        text = text.replace("base_model: first", "base_model: base")
-    save_with_receipt(recipe_of(text))
-    assert written == stages
-    assert not cache.exists() or not any(cache.iterdir())
-    receipt = read_receipt(Path("out"))
-    assert {"v"} <= {one.given for one in receipt.inputs} <= {"base", "v", "w", "a", "b"}
-    assert not replay(receipt)
-    by_name = text.replace("base+v", "a").replace("base+w", "b")
-    if method == "stage":
-        save(LINEAR, "linear")
-        (Checkpoint("linear") + TaskVector("v")).save("first-and-v")
-        by_name = SLERP.replace("base_model: first", "base_model: base")
-        by_name = by_name.replace("model: a", "model: first-and-v")
-    save(by_name, "by-hand")
-    found, wanted = read_model(Path("out")), read_model(Path("by-hand"))
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert np.allclose(found[name], tensor, rtol=1e-5, atol=1e-6), name
-
-
-def test_two_adapters_and_the_stage_itself_go_into_one_model(written: list[str]) -> None:
-    names = ("first", "first+lora", "first+other")
-    factors = np.eye(8, dtype=np.float32)[:3], np.full((8, 3), 0.25, np.float32)
-    module = "base_model.model.model.layers.1.attn"
-    other = {f"{module}.lora_{letter}.weight": x for letter, x in zip("AB", factors, strict=True)}
-    write_adapter(Path("lora"))
-    write_adapter(Path("other"), other)
-    models = "".join(f"  - {{model: {name}, parameters: {{weight: 1}}}}\n" for name in names)
-    save(text_of([("first", TIES), ("", f"merge_method: linear\nmodels:\n{models}")]))
-    assert written == ["first"]
-    save(TIES, "by-hand")
-    found, first = read_model(Path("out")), read_model(Path("by-hand"))
-    expected = first["model.layers.1.attn.weight"] + factors[1] @ factors[0] * 2 / 3
-    assert np.allclose(found["model.layers.1.attn.weight"], expected, rtol=1e-6, atol=1e-6)
-    assert np.allclose(found[NORM], first[NORM], rtol=1e-6)
 
 
 def test_models_in_memory_are_those_of_files() -> None:

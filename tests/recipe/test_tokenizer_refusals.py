@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recipe.tiny_tokenizers import EMBEDDING, HEAD
+from recipe.tiny_tokenizers import EMBEDDING, HEAD, LAYER, write_model
 from recipe.tokenizer_merges import (
     linear,
     recipe_of,
+    saved,
     write,
 )
 from safetensors.numpy import save_file
 from support.checkpoints import read_model
 
+from tvmerge.checkpoints.stored import KIND_KEY, TASK_VECTOR
 from tvmerge.errors import ConfigError, FormatError, MismatchError, TVMergeError
 from tvmerge.recipe import build
 
@@ -145,3 +147,23 @@ def test_rows_of_another_width_are_refused_also_without_weight() -> None:
         save_file({**held, name: changed}, Path("y/model.safetensors"))
         with pytest.raises(MismatchError, match=rf"{name}: rows are .* in y, expected floating"):
             build(recipe_of(linear("tokenizer_source: union").replace("2.0", "0")))
+
+
+def test_rows_of_tokens_are_not_added_to_a_stage_with_another_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, (name, tokens) in enumerate({"p": "u x y z", "q": "u z y x"}.items()):
+        write_model(Path(name), tokens.split(), seed=seed)
+    for name, tensor in (("of-tokens", EMBEDDING), ("of-layers", LAYER)):
+        held = {tensor: np.ones_like(read_model(Path("p"))[tensor])}
+        Path(name).mkdir()
+        save_file(held, f"{name}/model.safetensors", metadata={KIND_KEY: TASK_VECTOR})
+    first = "name: first\nmerge_method: linear\nbase_model: p\ntokenizer: {source: q}\nmodels:\n"
+    first += "".join(f"  - {{model: {n}, parameters: {{weight: 0.5}}}}\n" for n in "pq")
+    later = "---\nmerge_method: passthrough\nmodels: [{model: first+NAME}]\n"
+    with pytest.raises(MismatchError, match=r"first may have another vocabulary .* of-tokens"):
+        build(recipe_of(first + later.replace("NAME", "of-tokens")))
+    out = saved(first + later.replace("NAME", "of-layers"))
+    both = [read_model(Path(name))[LAYER] for name in "pq"]
+    assert np.allclose(out[LAYER], (both[0] + both[1]) / 2 + 1, atol=1e-6)

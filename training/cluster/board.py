@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvmerge.fleet.ray_session import answer
 from tvmerge.training.finetuning.jobs import StepReport
 
 ANSWER_SECONDS = 10
@@ -48,32 +49,33 @@ class Board:
             self.release(job)
 
 
-def news_of(board: Any) -> list[StepReport]:
-    """What it was told since the last call."""
-    news: list[StepReport] = _asked(board.take) or []
-    return news
-
-
-def close(board: Any) -> None:
-    """No job runs any more: all places are free, and the board is gone."""
-    import ray
-
-    _asked(board.release_all)
-    ray.kill(board)
-
-
-def _asked(method: Any) -> Any:
-    """What the board answers; None where it does not.
+class News:
+    """What a board is told, for the driver, which never waits for it.
 
     Progress is a courtesy: no study ends because what relays it was killed, or is slow.
     """
-    import ray
-    from ray.exceptions import GetTimeoutError, RayActorError
 
-    try:
-        return ray.get(method.remote(), timeout=ANSWER_SECONDS)
-    except (RayActorError, GetTimeoutError):
-        return None
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self._asked: Any = None
+
+    def take(self) -> list[StepReport]:
+        """Whatever has been answered since the last call."""
+        import ray
+
+        if self._asked is None:
+            self._asked = self._board.take.remote()
+        if not ray.wait([self._asked], timeout=0)[0]:
+            return []
+        asked, self._asked = self._asked, None
+        return answer(asked, ANSWER_SECONDS) or []
+
+    def close(self) -> None:
+        """No job runs any more: all places are free, and the board is gone."""
+        import ray
+
+        answer(self._board.release_all.remote(), ANSWER_SECONDS)
+        ray.kill(self._board)
 
 
 def board_on_this_node() -> Any:

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from tvmerge.errors import TVMergeError
 from tvmerge.fleet.ray_session import connect, stop
-from tvmerge.training.cluster.board import board_on_this_node, close, news_of
+from tvmerge.training.cluster.board import News, board_on_this_node
 from tvmerge.training.cluster.calls import Call
 from tvmerge.training.cluster.room import check_room, side_by_side
 from tvmerge.training.finetuning.jobs import FinetuneJob, StepReport, finished_record
@@ -106,6 +106,7 @@ class Cluster:
         import ray
 
         board = board_on_this_node()
+        news = News(board)
 
         def start(job: FinetuneJob) -> Any:
             if job.train.workers == 1:
@@ -124,7 +125,7 @@ class Cluster:
                 tasks.append(_task(call, options))
 
         def relay(done: Sequence[int]) -> None:
-            for report in news_of(board):
+            for report in news.take():
                 if report.step < report.steps:
                     show(_running(report))
             ended = [waiting[place] for place in done if place < len(waiting)]
@@ -151,7 +152,7 @@ class Cluster:
                 # place that nobody would ever free: the next run starts a Ray of its own.
                 self._stop()
             else:
-                close(board)
+                news.close()
         return folders
 
     def run_tasks(

@@ -10,7 +10,6 @@ with several machines has to lie on a file system that all of them see.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from tvmerge.errors import TVMergeError
+from tvmerge.fleet.ray_session import answer
 from tvmerge.training.finetuning.job_folder import complete, produced, record_of
 from tvmerge.training.finetuning.jobs import FinetuneJob, Report, StepReport, finished_record
 from tvmerge.training.finetuning.objectives import Answers
 from tvmerge.training.finetuning.steps import take_steps, tokenized
 from tvmerge.training.settings.sections import Resources
+
+ANSWER_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +49,11 @@ def run_sharded_job(
     the error that ended the training, or TVMergeError where workers died more than `max_failures`
     times.
     """
-    import ray
-    from ray.exceptions import RayActorError
 
     def run(folder: Path, running: Path) -> None:
-        # This process may follow one that died, and whose workers have not noticed. A board that
-        # is gone holds no place.
-        with contextlib.suppress(RayActorError):
-            ray.get(board.release.remote(job.label))
+        # This process may follow one that died, and whose workers have not noticed. Of a board
+        # that is gone, nobody knows their place: it is free when this Ray ends.
+        answer(board.release.remote(job.label), ANSWER_SECONDS)
         work = SharedWork(
             job=job,
             items=tokenized(job),

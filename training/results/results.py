@@ -280,8 +280,9 @@ class Verdict(Record):
 class Results(Record):
     """The study.
 
-    `seconds_computed` are those of all fine-tunes and measurements, in whichever run, added up:
-    side by side they took less.
+    `seconds_computed` are those of all fine-tunes, measurements, re-learning, judges and public
+    tasks, in whichever run, added up: side by side they took less. Not in them are searches, merges
+    and audits.
     """
 
     version: Literal[1] = RESULTS_VERSION

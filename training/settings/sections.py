@@ -170,6 +170,15 @@ class Checks(Section):
     pairs: bool = False
     shots: NonNegativeInt = 4
 
+    @model_validator(mode="after")
+    def _kinds_are_asked_for(self) -> Checks:
+        if self.aggregation_kinds and not self.aggregation:
+            raise ValueError(
+                "aggregation_kinds: expected aggregation: true beside them, found false. Remove "
+                "one of the two."
+            )
+        return self
+
     def one_by_one(self, kind: Kind) -> bool:
         """Whether the traits are negated alone and left out, in this kind."""
         named = kind in self.aggregation_kinds if self.aggregation_kinds else KINDS[kind].by_trait

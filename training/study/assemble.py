@@ -119,7 +119,9 @@ def assemble(
             sum(job.seconds for job in jobs)
             + sum(one.effort.seconds for each in scores.values() for one in each)
             + sum(one.seconds for one in relearned)
-            + sum(one.seconds for one in relaxed),
+            + sum(one.seconds for one in relaxed)
+            + sum(one.seconds for one in grades)
+            + sum(one.seconds for one in harness),
             1,
         ),
         peak_memory_mib=peak_memory_mib,

@@ -105,7 +105,11 @@ def _study_verdict(index: ResultIndex, traits: dict[Kind, list[Verdict]]) -> tup
     ]
     codes = {_kind_code(found) for found in traits.values()}
     code: VerdictCode = min(codes, key=("worked", "partly", "failed").index)
-    start = _what_happened(code, any(counts.values()), any(KINDS[kind].direct for kind in counts))
+    start = what_happened(
+        code,
+        specific=any(counts.values()),
+        with_direct=any(KINDS[kind].direct for kind in counts),
+    )
     return (
         Verdict(
             scope="study",
@@ -116,7 +120,7 @@ def _study_verdict(index: ResultIndex, traits: dict[Kind, list[Verdict]]) -> tup
     )
 
 
-def _what_happened(code: VerdictCode, specific: bool, with_direct: bool) -> str:
+def what_happened(code: VerdictCode, *, specific: bool, with_direct: bool) -> str:
     """The headline's first words: where direct attempts stand among them, not negation's alone."""
     by_negation, by_any = {
         "worked": ("Negation reduced the traits", "The traits were reduced"),

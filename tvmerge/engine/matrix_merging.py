@@ -58,7 +58,7 @@ def estimate_seconds(wanted: Sequence[Wanted], workspace: Workspace) -> float:
     count = at_once(wanted, workspace)
     largest = max((matrix for _, matrix in wanted), key=lambda matrix: matrix.operations)
     share = min(1.0, (_SAMPLED_OPERATIONS / largest.operations) ** (1 / 3))
-    rows, columns = (max(largest.models, int(share * side)) for side in largest.shape)
+    rows, columns = (min(side, max(largest.models, int(share * side))) for side in largest.shape)
     small = replace(largest, shape=(rows, columns))
     with _threads(count) as pool:
         for _ in range(2):  # the first time libraries are loaded

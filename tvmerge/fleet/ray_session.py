@@ -63,6 +63,19 @@ def stop(refs: Sequence[Any]) -> None:
             ray.get(ref)
 
 
+def answer(ref: Any, seconds: float) -> Any:
+    """What an actor answers; None where it is gone, or takes longer."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        return ray.get(ref, timeout=seconds)
+    except RayTaskError:  # its own error
+        raise
+    except RayError:  # died, was killed for its memory, cannot be reached, timed out
+        return None
+
+
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
     before = {key: os.environ.get(key) for key in values}

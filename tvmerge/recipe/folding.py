@@ -69,22 +69,19 @@ def _sum(tensor: AssembledTensor, known: dict[Hashable, Sequence[Fraction]]) -> 
 def _decided(tensor: AssembledTensor, asked: Decision) -> TensorSum:
     """What is read for a tensor, and what is decided then."""
     places = {number: _stored(tensor.inputs[number], tensor) for number in sorted(asked.used)}
-    operands = tuple(dict.fromkeys((tensor.like, *places.values())))
+    # A base with something on it lies in another place, and dtype, than what gives it the layout.
+    like = places[asked.base] if isinstance(asked, Displacement) else tensor.like
+    operands = tuple(dict.fromkeys((like, *places.values())))
     numbers = {n: operands.index(place) for n, place in places.items()}
     known = asked.statistics if isinstance(asked, Matrix) else ()
     numbers |= {n: len(operands) + k for k, n in enumerate(known)}
     statistics = [tensor.inputs[n - len(tensor.inputs)].statistics for n in known]
     beside = tuple(one for one in statistics if one is not None)
     decision = asked.renumbered(numbers)
-    if isinstance(decision, Displacement) and decision.base != 0:
-        raise ConfigError(
-            f"{tensor.name}: {tensor.method} here takes the base from {places[tensor.base or 0]}, "
-            f"but the layout from {tensor.like}. Name the same model for both"
-        )
     if decision.is_base:
-        return TensorSum(tensor.name, tensor.like, {tensor.like: Fraction(1)})
+        return TensorSum(tensor.name, like, {like: Fraction(1)})
     terms = dict.fromkeys(operands, Fraction(1))
-    return TensorSum(tensor.name, tensor.like, terms, decision, beside)
+    return TensorSum(tensor.name, like, terms, decision, beside)
 
 
 def _stored(one: AssembledInput, tensor: AssembledTensor) -> Operand:

@@ -16,6 +16,7 @@ from tvmerge.inputs.lora import open_added, open_tuned
 from tvmerge.inputs.opening import open_input
 from tvmerge.plans.assembly import Model
 from tvmerge.plans.sums import Operand, TensorSum, TensorSums
+from tvmerge.recipe.layers import is_by_token
 
 Find = Callable[[str], Path]  # the place of a model by what people call it
 
@@ -63,6 +64,12 @@ def open_vector(reference: str, onto: Model, find: Find, threads: int | None = N
         )
     stored = replace(_added(_found(vector, find), onto.donor, threads), given=vector)
     check_match([stored], onto.donor)
+    if onto.tokenizer is not None and any(map(is_by_token, stored.slots)):
+        raise MismatchError(
+            f"{onto.reference} may have another vocabulary than {onto.donor.source}, and {vector} "
+            "changes the rows of tokens. Add it to what the stage is made of, or merge the stage "
+            "first and name its folder"
+        )
     entries = {name: slot.entry for name, slot in stored.slots.items()}
     return Model(vector, stored, entries, {})
 

@@ -22,7 +22,6 @@ from tvmerge.recipe.layers import Layers, is_after_layers
 from tvmerge.recipe.opening import Find, carrier, open_model, open_vector
 from tvmerge.recipe.settings import resolve
 from tvmerge.recipe.stacked_config import stacked_config
-from tvmerge.recipe.stage_names import stage_of
 from tvmerge.recipe.stages import Stages
 from tvmerge.recipe.statistics import StatisticsFiles
 from tvmerge.recipe.tied import named_in, tie_path, ties_head
@@ -84,7 +83,7 @@ class _Opener:
             yield
         except (ConfigError, FormatError, MismatchError, StorageError) as error:
             said = str(error)
-            if stage_of(reference, self.stages.names) is None:
+            if isinstance(error, FormatError | StorageError):  # it may be what is not there
                 hint = did_you_mean(reference, self.stages.names)
                 said = f"{said}.{hint}" if hint else said
             place = self.document.place(reference) if self.document else None

@@ -17,8 +17,10 @@ _MOST_STAGES = 64
 
 def stage_of(reference: str, names: Container[str]) -> str | None:
     """The stage that a model is, or that it puts an adapter on; None: it is no stage."""
-    parts = (reference, reference.partition("+")[0])
-    return next((part for part in parts if part in names), None)
+    part = reference
+    while part not in names and "+" in part:
+        part = part.rpartition("+")[0]
+    return part if part in names else None
 
 
 def check_names(documents: Sequence[Document]) -> None:

@@ -45,16 +45,21 @@ class Stages:
         self._assemblies: dict[str, Assembly] = {}
         self._folded: dict[str, Model] = {}
         self._written: dict[str, Model] = {}
+        self._named: list[str] = []  # those of documents
 
     def add(self, name: str, assembly: Assembly) -> None:
         """Give the stage to later documents."""
+        self._named.append(name)
+        self._add(name, assembly)
+
+    def _add(self, name: str, assembly: Assembly) -> None:
         self._assemblies[name] = assembly
         self._folded[name] = _folded(name, assembly)
 
     @property
     def names(self) -> tuple[str, ...]:
         """What they are called."""
-        return tuple(self._assemblies)
+        return tuple(self._named)
 
     def into(self, resolve: Callable[[Open], Assembly], opener: Opener) -> Assembly:
         """A later document, resolved with stages folded into it, or else from their files.
@@ -66,7 +71,7 @@ class Stages:
 
         def model(reference: str) -> Model:
             if reference not in self._assemblies:
-                onto = stage_of(reference, self._assemblies) or opener.carrier(reference)
+                onto = stage_of(reference, self._named) or opener.carrier(reference)
                 if onto is None:
                     return opener.model(reference)
                 self._put_on(onto, reference, opener)
@@ -83,22 +88,25 @@ class Stages:
         """Make a stage of another, or of a model, with what is added to it."""
         own = self._folded.get(onto) or opener.model(onto)
         vector = opener.added(reference, own)
-        if onto in self._assemblies:
-            dtype = self._assemblies[onto].dtype
-        else:  # of stored vectors, which are sums in float32 that nobody has rounded yet
-            dtype = "F64" if any(one.dtype == "F64" for one in own.entries.values()) else "F32"
-        self.add(reference, self.into(lambda of: _sum(of(onto), vector, dtype), opener))
+        self._add(reference, self.into(lambda of: _sum(of(onto), vector), opener))
 
     def _model(self, name: str, *, written: bool) -> Model:
         if not written:
             return self._folded[name]
         if name not in self._written:
-            self._written[name] = _written(name, self._assemblies[name], self._folded[name])
+            made = _written(name, self._assemblies[name], self._folded[name])
+            if name not in self._named:
+                made = _like(self._folded[name], made)
+            self._written[name] = made
         return self._written[name]
 
 
-def _sum(model: Model, vector: Model, dtype: str | None) -> Assembly:
-    """The model with what the vector adds."""
+def _sum(model: Model, vector: Model) -> Assembly:
+    """The model with what the vector adds.
+
+    Where it has to be written, that is in float32: what is added may be far below what the model's
+    own dtype can tell apart.
+    """
 
     def tensor(name: str) -> AssembledTensor:
         moved = name in vector.entries and model.entries[name].dtype in FLOAT_DTYPES
@@ -107,8 +115,16 @@ def _sum(model: Model, vector: Model, dtype: str | None) -> Assembly:
         whole = {"normalize": False}
         return AssembledTensor(name, "linear", None, whole, inputs, None, model.like(name))
 
+    dtype = "F64" if any(one.dtype == "F64" for one in model.entries.values()) else "F32"
     tensors = tuple(map(tensor, model.entries))
     return Assembly(model.donor, tensors, dtype, model.changes, model.tokenizer)
+
+
+def _like(folded: Model, made: Model) -> Model:
+    """A model that lies in other dtypes than its own, as if it had these."""
+    assert folded.sums is not None and made.sums is not None
+    sums = {name: replace(one, like=folded.sums[name].like) for name, one in made.sums.items()}
+    return replace(made, sums=sums, changes=folded.changes)
 
 
 def _folded(name: str, assembly: Assembly) -> Model:

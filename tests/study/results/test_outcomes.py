@@ -22,7 +22,13 @@ from tvmerge.training.results.outcomes import ScoreTable, item_outcomes, primary
 from tvmerge.training.results.results import ALL_TRAITS, MeasuredModel, Results
 from tvmerge.training.results.results_file import load_results, save_results
 from tvmerge.training.results.scales import choose_scale
-from tvmerge.training.results.scores import ItemScore, ModelScores, load_scores, save_scores
+from tvmerge.training.results.scores import (
+    Effort,
+    ItemScore,
+    ModelScores,
+    load_scores,
+    save_scores,
+)
 from tvmerge.training.results.statistics import Resampler, auc, weighted_mean
 from tvmerge.training.results.wording import number, percent, with_interval
 
@@ -274,3 +280,17 @@ def test_outcomes_need_no_torch() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'matplotlib')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_seconds_of_fine_tunes_and_measurements_are_added_up() -> None:
+    scores = synthetic_scores(statements=4, questions=4)
+    busy = Effort(seconds=2.5)
+    scores = {
+        model: [one.model_copy(update={"effort": busy}) for one in each]
+        for model, each in scores.items()
+    }
+    results = synthetic_results(scores, draws=20)
+    jobs = sum(job.seconds for job in results.jobs)
+    models = 2.5 * sum(len(each) for each in scores.values())
+    assert jobs > 0
+    assert results.seconds_computed == pytest.approx(jobs + models, abs=0.05)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from study.synthetic_study import CONTROLS, TRAITS, Effects, synthetic_results, synthetic_scores
 
-from tvmerge.training.results.results import Results, Verdict
+from tvmerge.training.results.results import Results, Verdict, VerdictCode
 from tvmerge.training.results.scores import ModelScores
+from tvmerge.training.verdicts.verdict import what_happened
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,22 @@ def test_moved_controls_are_side_effects_and_no_full_success() -> None:
     kind = verdicts(results, "kind", "contrastive")[None]
     assert kind.code == "partly" and "2 with side effects" in kind.headline
     assert "only with side effects" in results.verdicts[0].headline
+
+
+@pytest.mark.parametrize(
+    ("code", "specific", "by_negation", "by_any"),
+    [
+        ("worked", True, "Negation reduced the traits", "The traits were reduced"),
+        ("partly", True, "Negation reduced some traits spec", "Some traits fell specifically"),
+        ("partly", False, "Negation reduced traits only", "Traits fell only with side effects"),
+        ("failed", False, "Negation did not reduce any", "No trait fell specifically"),
+    ],
+)
+def test_a_headline_does_not_give_negation_what_direct_attempts_did(
+    code: VerdictCode, specific: bool, by_negation: str, by_any: str
+) -> None:
+    assert what_happened(code, specific=specific, with_direct=False).startswith(by_negation)
+    assert what_happened(code, specific=specific, with_direct=True).startswith(by_any)
 
 
 class Credulous(Effects):

@@ -125,6 +125,10 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
             "kinds: [ties]\nchecks: {aggregation_kinds: [ties]}\n",
             "aggregation_kinds: expected kinds that are a sum over the traits, found 'ties'",
         ),
+        (
+            "checks: {aggregation: false, aggregation_kinds: [plain]}\n",
+            "study.yaml:5: checks: aggregation_kinds: expected aggregation: true beside them",
+        ),
         ("train: {steps: [}\n", "study.yaml:5: not valid YAML"),
     ],
 )
