@@ -131,7 +131,7 @@ def render_page(results: Results) -> str:
         others=other_outcomes(index),
         outcome_title=OUTCOME_TITLES[outcome],
         outcome_unit=UNITS.get(outcome, ""),
-        config=json.dumps(results.config, indent=2, ensure_ascii=False),
+        config=json.dumps(_without_folders(results.config), indent=2, ensure_ascii=False),
         total_seconds=sum(stage.seconds for stage in results.stages),
         tones=TONES,
         words=WORDS,
@@ -230,3 +230,14 @@ def _dialogues(index: ResultIndex) -> list[Dialogue]:
             )
         dialogues.append(Dialogue(question=example.question, answers=tuple(said)))
     return dialogues
+
+
+def _without_folders(config: Any) -> Any:
+    """The settings as they may be shown to anybody: of a path on this machine its last part."""
+    if isinstance(config, dict):
+        return {key: _without_folders(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_without_folders(value) for value in config]
+    if isinstance(config, str) and Path(config).is_absolute():
+        return Path(config).name
+    return config

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from study.report.pages import EVIL, parse, values, visible
-from study.synthetic_study import QUESTION, TRAITS, model_ids, model_scores, synthetic_results
+from study.synthetic_study import (
+    QUESTION,
+    TRAITS,
+    model_ids,
+    model_scores,
+    synthetic_results,
+    synthetic_scores,
+)
 
 from tvmerge.training.report import write_report
 from tvmerge.training.report.charts import ratio_axis
@@ -195,3 +202,12 @@ def test_durations_are_worded() -> None:
     assert duration(9.96) == "10.0 s"
     assert duration(252) == "4 min 12 s"
     assert duration(7530) == "2 h 05 min"
+
+
+def test_the_page_holds_no_path_of_this_machine(tmp_path: Path) -> None:
+    settings = {"base": "/home/me/models/small", "traits": ["power_seeking", "/home/me/my_trait"]}
+    results = synthetic_results(synthetic_scores(statements=4, questions=4), draws=20)
+    page = tmp_path / "report.html"
+    write_report(results.model_copy(update={"config": settings}), page)
+    text = page.read_text()
+    assert "/home/me" not in text and "my_trait" in text and "small" in text
