@@ -230,6 +230,16 @@ def test_what_is_no_vector_is_told_with_its_place(onto: str, behind: str, messag
     assert "Did you mean" not in str(caught.value)
 
 
+def test_a_model_that_is_not_there_is_told_also_before_a_vector() -> None:
+    Path("v").mkdir()
+    save_file(
+        {NORM: np.ones(8, np.float32)}, "v/model.safetensors", metadata={KIND_KEY: TASK_VECTOR}
+    )
+    recipe = recipe_of(text_of([("", ALONE.replace("model: a", "model: nowhere+v"))]))
+    with pytest.raises(FormatError, match=r"recipe.yaml:3: models.0: nowhere: no such file"):
+        build(recipe)
+
+
 def test_a_misspelt_stage_is_suggested() -> None:
     recipe = recipe_of(text_of([("first", TIES), ("", SLERP.replace("model: a", "model: firstt"))]))
     with pytest.raises(FormatError, match=r"firstt: no such file or folder.* Did you mean 'first'"):

@@ -86,9 +86,12 @@ class _Opener:
             if isinstance(error, FormatError | StorageError):  # it may be what is not there
                 hint = did_you_mean(reference, self.stages.names)
                 said = f"{said}.{hint}" if hint else said
-            place = self.document.place(reference) if self.document else None
-            if self.document and place is not None:
-                said = self.document.file.pointed(place, said)
+            if self.document is not None:
+                # What a vector is put on stands before it.
+                begin, named = f"{reference}+", self.document.references
+                held = (one for one in named if f"{one}+".startswith(begin))
+                place = self.document.place(next(held, reference))
+                said = said if place is None else self.document.file.pointed(place, said)
             raise type(error)(said) from error
 
 
