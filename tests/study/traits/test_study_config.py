@@ -47,9 +47,10 @@ def test_models_are_measured_where_jobs_have_gpus(tmp_path: Path) -> None:
 
 # cluster.yaml is Ray's: see test_example_cluster.
 STUDIES = sorted({*EXAMPLES.glob("*.yaml")} - {EXAMPLES / "cluster.yaml"})
+STUDIES += sorted((EXAMPLES.parent / "docs" / "results").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_the_examples_say_what_a_study_may(path: Path) -> None:
     study = StudyConfig.model_validate(yaml.safe_load(path.read_text()))
     known = set(catalogue_names())
