@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -43,10 +43,10 @@ def assemble(
     opened.
     """
     stages = Stages()
-    opener = _Opener(find, threads, stages)
+    models: dict[str, Model] = {}
     for document in recipe.documents:
         resolve = partial(_resolved, document, find, listed)
-        assembly = stages.into(resolve, replace(opener, document=document))
+        assembly = stages.into(resolve, _Opener(document, find, threads, stages, models))
         if document.name is not None:
             stages.add(document.name, assembly)
     return assembly
@@ -54,13 +54,13 @@ def assemble(
 
 @dataclass(frozen=True, slots=True)
 class _Opener:
-    """Opens what a document names, each model once for all documents."""
+    """Opens what a document names, each of the `models` once for all documents."""
 
+    document: Document
     find: Find
     threads: int | None
     stages: Stages
-    models: dict[str, Model] = field(default_factory=dict)
-    document: Document | None = None
+    models: dict[str, Model]
 
     def model(self, reference: str) -> Model:
         if reference not in self.models:
@@ -86,12 +86,11 @@ class _Opener:
             if isinstance(error, FormatError | StorageError):  # it may be what is not there
                 hint = did_you_mean(reference, self.stages.names)
                 said = f"{said}.{hint}" if hint else said
-            if self.document is not None:
-                # What a vector is put on stands before it.
-                begin, named = f"{reference}+", self.document.references
-                held = (one for one in named if f"{one}+".startswith(begin))
-                place = self.document.place(next(held, reference))
-                said = said if place is None else self.document.file.pointed(place, said)
+            # What a vector is put on stands before it.
+            begin, named = f"{reference}+", self.document.references
+            held = (one for one in named if f"{one}+".startswith(begin))
+            place = self.document.place(next(held, reference))
+            said = said if place is None else self.document.file.pointed(place, said)
             raise type(error)(said) from error
 
 

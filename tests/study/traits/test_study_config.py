@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from tvmerge.errors import ConfigError
 from tvmerge.training.settings.config import StudyConfig, load_study
+from tvmerge.training.settings.kinds import KINDS
 from tvmerge.training.settings.sections import TrainConfig
 from tvmerge.training.study.contest import planned_measurements
 from tvmerge.training.study.preparing import measure_settings
+from tvmerge.training.study.vectors import METHODS
 from tvmerge.training.traits.trait import catalogue_names
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -163,3 +165,7 @@ def test_traits_are_negated_one_by_one_in_the_kinds_named(
         counts.append(planned_measurements(load_study(study_file(tmp_path, checks, lines=lines))))
     seeds, alone_and_left_out = 3, 2 * 3
     assert counts[1] - counts[0] == kinds * alone_and_left_out * seeds
+
+
+def test_merged_kinds_are_those_that_a_merge_method_makes() -> None:
+    assert {kind for kind, info in KINDS.items() if info.merged} == METHODS.keys()
