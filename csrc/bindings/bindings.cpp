@@ -58,11 +58,12 @@ std::function<void(std::uint64_t)> with_signals(py::handle callback) {
 using Cards = std::vector<std::shared_ptr<CardPool>>;
 
 Options make_options(unsigned threads, std::uint64_t slice_bytes,
-                     std::uint64_t buffer_bytes, std::string isa, bool drop_behind,
-                     const py::object& progress, Cards cards = {}) {
-  return {threads,        slice_bytes,     buffer_bytes,
-          std::move(isa), drop_behind,     with_signals(progress),
-          false,          std::move(cards)};
+                     std::uint64_t buffer_bytes, std::uint64_t mapped_bytes,
+                     std::string isa, bool drop_behind, const py::object& progress,
+                     Cards cards = {}) {
+  return {threads,         slice_bytes, buffer_bytes,           mapped_bytes,
+          std::move(isa),  drop_behind, with_signals(progress), false,
+          std::move(cards)};
 }
 
 // A path, (address, size in bytes) of writable memory, or None.
@@ -116,10 +117,12 @@ void def_measurement(py::module_& module, const char* name, Measurement<Job, Res
   module.def(
       name,
       [run, show](const std::vector<std::string>& inputs, const std::vector<Job>& jobs,
-                  unsigned threads, std::uint64_t buffer_bytes, const std::string& isa,
-                  bool drop_behind, const py::object& progress, Cards cards) {
-        const Options options = make_options(threads, buffer_bytes, buffer_bytes, isa,
-                                             drop_behind, progress, std::move(cards));
+                  unsigned threads, std::uint64_t buffer_bytes,
+                  std::uint64_t mapped_bytes, const std::string& isa, bool drop_behind,
+                  const py::object& progress, Cards cards) {
+        const Options options =
+            make_options(threads, buffer_bytes, buffer_bytes, mapped_bytes, isa,
+                         drop_behind, progress, std::move(cards));
         const auto found = [&] {
           const py::gil_scoped_release release;
           return run(inputs, jobs, options);
@@ -129,8 +132,9 @@ void def_measurement(py::module_& module, const char* name, Measurement<Job, Res
         return results;
       },
       py::arg("inputs"), py::arg("jobs"), py::kw_only(), py::arg("threads"),
-      py::arg("buffer_bytes"), py::arg("isa") = "", py::arg("drop_behind") = false,
-      py::arg("progress") = py::none(), py::arg("cards") = Cards{});
+      py::arg("buffer_bytes"), py::arg("mapped_bytes") = 0, py::arg("isa") = "",
+      py::arg("drop_behind") = false, py::arg("progress") = py::none(),
+      py::arg("cards") = Cards{});
 }
 
 }  // namespace
@@ -160,17 +164,18 @@ PYBIND11_MODULE(_core, module) {
       [](const std::vector<std::string>& inputs, const py::sequence& outputs,
          const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
          unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
-         const std::string& isa, bool drop_behind, const py::object& progress,
-         Cards cards) {
-        const Options options = make_options(threads, slice_bytes, buffer_bytes, isa,
-                                             drop_behind, progress, std::move(cards));
+         std::uint64_t mapped_bytes, const std::string& isa, bool drop_behind,
+         const py::object& progress, Cards cards) {
+        const Options options =
+            make_options(threads, slice_bytes, buffer_bytes, mapped_bytes, isa,
+                         drop_behind, progress, std::move(cards));
         const std::vector<Place> places = make_places(outputs);
         const py::gil_scoped_release release;
         return merge(inputs, places, combines, copies, options);
       },
       py::arg("inputs"), py::arg("outputs"), py::arg("combines"), py::arg("copies"),
       py::kw_only(), py::arg("threads"), py::arg("slice_bytes"), py::arg("buffer_bytes"),
-      py::arg("isa") = "", py::arg("drop_behind") = false,
+      py::arg("mapped_bytes") = 0, py::arg("isa") = "", py::arg("drop_behind") = false,
       py::arg("progress") = py::none(), py::arg("cards") = Cards{});
 
   module.def(
@@ -179,8 +184,8 @@ PYBIND11_MODULE(_core, module) {
          const std::vector<CombineJob>& combines, const std::vector<CopyJob>& copies,
          unsigned threads, std::uint64_t slice_bytes, std::uint64_t buffer_bytes,
          bool drop_behind, const py::object& progress) {
-        Options options =
-            make_options(threads, slice_bytes, buffer_bytes, "", drop_behind, progress);
+        Options options = make_options(threads, slice_bytes, buffer_bytes, 0, "",
+                                       drop_behind, progress);
         options.floor = true;
         const std::vector<Place> places = make_places(outputs);
         const py::gil_scoped_release release;

@@ -85,7 +85,7 @@ class CardMerging {
     const auto body = [&](unsigned thread, Share& share) {
       return work(flights, thread, seen[thread], share);
     };
-    run_threads(table_.count(), flights.threads(), body, merge_.options.progress);
+    merge_.inputs.run(table_.count(), flights.threads(), body, merge_.options.progress);
     for (const std::vector<unsigned char>& card : flights.shared())
       add_digests(card, seen.front());
     return result_of(edits_, seen, merge_.clones);

@@ -42,7 +42,7 @@ class CardPass {
   std::vector<std::vector<unsigned char>> run(Start&& start, Land&& land,
                                               bool fresh = false) {
     reserve_descriptors(paths_.size());
-    Inputs inputs(paths_, extents_, options_.drop_behind);
+    Inputs inputs(paths_, extents_, options_);
     const Flights flights(options_, needs);
     if (needs.shared_bytes != 0) flights.clear_shared();
     const Kernels& kernels = kernels_for(options_.isa);
@@ -68,7 +68,7 @@ class CardPass {
           });
       return true;
     };
-    run_threads(table_.count(), flights.threads(), body, options_.progress);
+    inputs.run(table_.count(), flights.threads(), body, options_.progress);
     return needs.shared_bytes != 0 ? flights.shared()
                                    : std::vector<std::vector<unsigned char>>{};
   }

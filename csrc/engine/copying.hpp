@@ -42,7 +42,7 @@ class Copying {
             const Reader& reader, Seen& seen, Share& share) const {
     const CopyJob& job = copies_[number];
     const unsigned char* const data =
-        reader.read(job.file, job.digested, job.offset_bytes + start, size_bytes, 0);
+        reader.view(job.file, job.digested, job.offset_bytes + start, size_bytes, 0);
     for (std::size_t t = 0; t < job.targets.size(); ++t) {
       const auto& [file, begin] = job.targets[t];
       write_rest(file, data, start, size_bytes, begin, clones_.at(number, t));
@@ -51,7 +51,7 @@ class Copying {
     }
     for (const Source& same : job.same_as) {
       const unsigned char* const other =
-          reader.read(same.file, same.digested, same.offset_bytes + start, size_bytes,
+          reader.view(same.file, same.digested, same.offset_bytes + start, size_bytes,
                       aligned(size_bytes));
       seen.different[number] += kernels_.count_different(data, other, size_bytes);
     }

@@ -25,6 +25,9 @@ struct Options {
   std::uint64_t slice_bytes = std::uint64_t{1024} * 1024;
   // The memory that all threads together may take; fewer threads run if it is short.
   std::uint64_t buffer_bytes = std::uint64_t{64} * 1024 * 1024;
+  // How much of the input files may be mapped at a time, beside the buffers: of their
+  // pages in the cache, which a process's resident memory counts.
+  std::uint64_t mapped_bytes = 0;
   std::string isa;
   // Whether what was read, and was not in the page cache before, leaves it again, and
   // what was written goes to the disk at once and leaves it too: for files that do not

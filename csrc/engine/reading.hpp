@@ -4,15 +4,18 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/digest.hpp"
+#include "engine/engine.hpp"
 #include "engine/job.hpp"
 #include "engine/pool.hpp"
 #include "engine/slices.hpp"
 #include "files/file.hpp"
+#include "files/mapping.hpp"
 #include "files/readahead.hpp"
 #include "kernels/kernels.hpp"
 
@@ -59,31 +62,64 @@ inline void terms_of(const Output& output, const std::vector<Term>& read,
   }
 }
 
-// The open input files, and what reads ahead in each.
+// The open input files, what reads ahead in each, and what of them is mapped.
 class Inputs {
  public:
-  Inputs(const std::vector<std::string>& paths, const Extents& extents, bool drops) {
+  Inputs(const std::vector<std::string>& paths, const Extents& extents,
+         const Options& options)
+      : mapped_(windows(paths.size(), options)) {
     files_.reserve(paths.size());
     for (std::size_t f = 0; f < paths.size(); ++f) {
       files_.push_back(File::open_for_reading(paths[f]));
       const auto [begin, end] = extents.at(f);
-      ahead_.emplace_back(files_.back(), begin, end, drops);
+      ahead_.emplace_back(files_.back(), begin, end, options.drop_behind);
+      mappings_.emplace_back(files_.back(), begin, end, mapped_);
     }
   }
   [[nodiscard]] std::size_t count() const { return files_.size(); }
   [[nodiscard]] const File& file(std::uint32_t number) const { return files_[number]; }
 
-  // Any thread may call it.
-  void read(std::uint32_t file, void* buffer, std::uint64_t size_bytes,
-            std::uint64_t offset_bytes) {
+  // The range in `buffer`. Any thread may call this and the next one.
+  const unsigned char* read(std::uint32_t file, unsigned char* buffer,
+                            std::uint64_t size_bytes, std::uint64_t offset_bytes) {
     ahead_[file].before(offset_bytes, size_bytes);
     files_[file].read(buffer, size_bytes, offset_bytes);
     ahead_[file].after(offset_bytes, size_bytes);
+    return buffer;
+  }
+  // The range where it is mapped, else in `buffer`.
+  const unsigned char* view(std::uint32_t file, unsigned char* buffer,
+                            std::uint64_t size_bytes, std::uint64_t offset_bytes) {
+    ahead_[file].before(offset_bytes, size_bytes);
+    if (mappings_[file].suits(offset_bytes, size_bytes) &&
+        ahead_[file].was_cached(offset_bytes, size_bytes)) {
+      const unsigned char* const at = mappings_[file].view(offset_bytes, size_bytes);
+      if (at != nullptr) return at;
+    }
+    return read(file, buffer, size_bytes, offset_bytes);
+  }
+
+  // run_threads for bodies that look at these files. Throws Error(storage) if one of them
+  // turned out not to be what was looked at.
+  void run(std::uint64_t units, unsigned threads,
+           const std::function<bool(unsigned thread, Share& share)>& body,
+           const std::function<void(std::uint64_t)>& progress) const {
+    run_threads(units, threads, body, progress);
+    for (const Mapping& mapping : mappings_) mapping.check();
   }
 
  private:
+  // Enough for what the threads look at in every file at a time, or none.
+  static std::size_t windows(std::size_t files, const Options& options) {
+    constexpr std::size_t kThreadsAWindow = 4;  // each at its megabyte
+    const std::size_t most = files * (options.threads / kThreadsAWindow + 2);
+    return most * kWindowBytes <= options.mapped_bytes ? most : 0;
+  }
+
   std::vector<File> files_;      // never moved: reserved beforehand
   std::deque<ReadAhead> ahead_;  // neither copied nor moved
+  MappedWindows mapped_;
+  std::deque<Mapping> mappings_;
 };
 
 class Reader {
@@ -97,35 +133,59 @@ class Reader {
         digests_(digests),
         share_(share) {}
 
-  // Reads a range into the buffer at `at`; returns where it lies.
-  unsigned char* read(std::uint32_t file, bool digested, std::uint64_t offset_bytes,
-                      std::uint64_t size_bytes, std::uint64_t at) const {
-    unsigned char* const to = buffer_ + at;
-    inputs_.read(file, to, size_bytes, offset_bytes);
-    if (digested && !digests_.empty())
-      kernels_.digest(to, size_bytes, offset_bytes, digests_[file].data());
-    share_.add_bytes(size_bytes);
-    return to;
+  // Where a range lies; the buffer has room for it at `at`. It may change when the file
+  // does: who looks twice and must see the same reads it.
+  const unsigned char* view(std::uint32_t file, bool digested, std::uint64_t offset_bytes,
+                            std::uint64_t size_bytes, std::uint64_t at) const {
+    return seen(inputs_.view(file, buffer_ + at, size_bytes, offset_bytes), file,
+                digested, offset_bytes, size_bytes);
+  }
+  const unsigned char* read(std::uint32_t file, bool digested, std::uint64_t offset_bytes,
+                            std::uint64_t size_bytes, std::uint64_t at) const {
+    return seen(inputs_.read(file, buffer_ + at, size_bytes, offset_bytes), file,
+                digested, offset_bytes, size_bytes);
   }
 
-  // Reads one slice of every source, one behind the other from `at` on, and names them
-  // as terms (without coefficients).
+  // One slice of every source, as terms (without coefficients).
+  void view_terms(const std::vector<Source>& sources, std::uint64_t start,
+                  std::uint64_t count, std::vector<Term>& terms) const {
+    name_terms(&Reader::view, sources, start, count, terms, 0);
+  }
+  // The same in the buffer, one behind the other from `at` on.
   void read_terms(const std::vector<Source>& sources, std::uint64_t start,
                   std::uint64_t count, std::vector<Term>& terms,
                   std::uint64_t at = 0) const {
+    name_terms(&Reader::read, sources, start, count, terms, at);
+  }
+
+ private:
+  using Way = const unsigned char* (Reader::*)(std::uint32_t file, bool digested,
+                                               std::uint64_t offset_bytes,
+                                               std::uint64_t size_bytes,
+                                               std::uint64_t at) const;
+
+  void name_terms(Way way, const std::vector<Source>& sources, std::uint64_t start,
+                  std::uint64_t count, std::vector<Term>& terms, std::uint64_t at) const {
     terms.clear();
-    std::uint64_t used = at;
     for (const Source& source : sources) {
       const std::uint64_t size_bytes = count * size_of(source.dtype);
       const std::uint64_t offset_bytes =
           source.offset_bytes + start * size_of(source.dtype);
-      terms.push_back({read(source.file, source.digested, offset_bytes, size_bytes, used),
-                       source.dtype, 0});
-      used += aligned(size_bytes);
+      terms.push_back(
+          {(this->*way)(source.file, source.digested, offset_bytes, size_bytes, at),
+           source.dtype, 0});
+      at += aligned(size_bytes);
     }
   }
 
- private:
+  const unsigned char* seen(const unsigned char* data, std::uint32_t file, bool digested,
+                            std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+    if (digested && !digests_.empty())
+      kernels_.digest(data, size_bytes, offset_bytes, digests_[file].data());
+    share_.add_bytes(size_bytes);
+    return data;
+  }
+
   Inputs& inputs_;
   const Kernels& kernels_;
   unsigned char* buffer_;

@@ -20,6 +20,8 @@ struct RankedDeltas {
   const std::vector<Part>& parts;
 
   [[nodiscard]] bool any_rows() const;
+  // Whether elements of rows are ranked, which nothing has noted yet.
+  [[nodiscard]] bool draws() const { return row_bytes() != 0; }
   // Whether the rows and the probabilities of all parts make sense.
   [[nodiscard]] bool good() const;
   // What ranking slices of `count` elements takes of a thread's memory: what grows with

@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -85,6 +86,12 @@ void File::write(const void* buffer, std::size_t size_bytes,
     size_bytes -= static_cast<std::size_t>(put);
     offset_bytes += static_cast<std::uint64_t>(put);
   }
+}
+
+unsigned char* File::map(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+  void* const at = ::mmap(nullptr, size_bytes, PROT_READ, MAP_SHARED, descriptor_,
+                          static_cast<off_t>(offset_bytes));
+  return at == MAP_FAILED ? nullptr : static_cast<unsigned char*>(at);
 }
 
 std::uint64_t File::size_bytes() const {

@@ -29,7 +29,13 @@ class File {
   void write(const void* buffer, std::size_t size_bytes,
              std::uint64_t offset_bytes) const;
 
+  // The range in memory, as it lies in the page cache, from a page on; null where that
+  // cannot be. Who asks for it unmaps it.
+  [[nodiscard]] unsigned char* map(std::uint64_t offset_bytes,
+                                   std::uint64_t size_bytes) const;
+
   [[nodiscard]] std::uint64_t size_bytes() const;
+  [[nodiscard]] const std::string& path() const { return path_; }
   // What the file system places as one: only whole blocks can be shared.
   [[nodiscard]] std::uint64_t block_bytes() const;
   // Makes a range of this file share the blocks of one of `source`, of the same size;

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "files/file.hpp"
+#include "files/window.hpp"
 
 namespace tvmerge {
 
@@ -22,23 +23,25 @@ class ReadAhead {
 
   // The caller is about to read [offset, offset + size).
   void before(std::uint64_t offset_bytes, std::uint64_t size_bytes);
-  // It has.
+  // Whether all of it was in the page cache before anybody here asked for it; `before`
+  // has been called.
+  [[nodiscard]] bool was_cached(std::uint64_t offset_bytes,
+                                std::uint64_t size_bytes) const;
+  // It has been read.
   void after(std::uint64_t offset_bytes, std::uint64_t size_bytes);
 
  private:
   // What is known of a window, and how much of it is still to be read.
+  enum class State : std::uint8_t { unknown, asking, cached, ours };
   struct Window {
-    std::atomic<bool> requested{false};
-    std::atomic<bool> ours{false};
+    std::atomic<State> state{State::unknown};
     std::atomic<std::uint64_t> unread_bytes{0};
   };
 
   void request(std::uint64_t window);
-  [[nodiscard]] std::uint64_t size_bytes(std::uint64_t window) const;
 
   const File& file_;
-  const std::uint64_t begin_bytes_, end_bytes_;
-  const std::uint64_t count_;
+  const Windows cut_;
   const bool drops_;
   std::unique_ptr<Window[]> windows_;
 };

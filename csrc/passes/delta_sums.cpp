@@ -60,7 +60,7 @@ std::vector<std::vector<DeltaSums>> delta_sums_on_processors(
   }
   const Workspace space(options, read_bytes + rank_bytes);
   reserve_descriptors(input_paths.size());
-  Inputs inputs(input_paths, extents, options.drop_behind);
+  Inputs inputs(input_paths, extents, options);
   const Kernels& kernels = kernels_for(options.isa);
 
   const auto body = [&](unsigned /*thread*/, Share& share) {
@@ -73,7 +73,11 @@ std::vector<std::vector<DeltaSums>> delta_sums_on_processors(
     while (const auto unit = share.next()) {
       const SliceTable::Slice slice = table.at(*unit);
       const DeltaSumsJob& job = jobs[slice.job];
-      reader.read_terms(job.sources, slice.start, slice.length, terms);
+      if (ranked(job).draws()) {
+        reader.read_terms(job.sources, slice.start, slice.length, terms);
+      } else {
+        reader.view_terms(job.sources, slice.start, slice.length, terms);
+      }
       const DeltaSlice all{terms.data(),
                            terms.size(),
                            job.parts.data(),
@@ -88,7 +92,7 @@ std::vector<std::vector<DeltaSums>> delta_sums_on_processors(
     }
     return true;
   };
-  run_threads(table.count(), space.threads, body, options.progress);
+  inputs.run(table.count(), space.threads, body, options.progress);
 
   return parts;
 }

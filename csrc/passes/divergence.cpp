@@ -45,7 +45,7 @@ class Rows {
       *factors = in_stretches(slice.start);
       return;
     }
-    reader_.read_terms(job_.sources, slice.start, slice.length, terms_);
+    reader_.view_terms(job_.sources, slice.start, slice.length, terms_);
     for (std::uint64_t start = 0; start < slice.length; start += job_.row) {
       RowDivergence row;
       for (const DivergenceStep step : kDivergenceSteps)
@@ -60,7 +60,7 @@ class Rows {
     for (const DivergenceStep step : kDivergenceSteps) {
       for (std::uint64_t start = 0; start < job_.row; start += kStretch) {
         const std::uint64_t count = std::min(kStretch, job_.row - start);
-        reader_.read_terms(job_.sources, first + start, count, terms_);
+        reader_.view_terms(job_.sources, first + start, count, terms_);
         kernels_.diverge({terms_.data(), 0, count, step, &row});
       }
     }
@@ -95,7 +95,7 @@ std::vector<std::shared_ptr<RowFactors>> divergences(
   const std::uint64_t needed = read_bytes + kKeptBytes;
   const Workspace space(options, needed);
   reserve_descriptors(input_paths.size());
-  Inputs inputs(input_paths, extents, options.drop_behind);
+  Inputs inputs(input_paths, extents, options);
   const Kernels& kernels = kernels_for(options.isa);
 
   const auto body = [&](unsigned /*thread*/, Share& share) {
@@ -112,7 +112,7 @@ std::vector<std::shared_ptr<RowFactors>> divergences(
     }
     return true;
   };
-  run_threads(table.count(), space.threads, body, options.progress);
+  inputs.run(table.count(), space.threads, body, options.progress);
   return found;
 }
 

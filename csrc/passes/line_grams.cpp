@@ -86,7 +86,7 @@ class Measuring {
       for (std::uint64_t done = 0; done < run; done += kStretch) {
         const std::uint64_t count = std::min(kStretch, run - done);
         if (at == 0 || run > kStretch) {  // all rows of a unit are read with its first
-          reader_.read_terms(job.sources, slice.start + done,
+          reader_.view_terms(job.sources, slice.start + done,
                              run > kStretch ? count : slice.length, terms_);
         }
         moved_ = terms_;
@@ -110,7 +110,7 @@ class Measuring {
     for (std::uint64_t done = 0; done < slice.length; done += kStretch) {
       const std::uint64_t start = slice.start + done;
       const std::uint64_t count = std::min(kStretch, slice.length - done);
-      reader_.read_terms(job.sources, start, count, terms_);
+      reader_.view_terms(job.sources, start, count, terms_);
       kernels_.measure_columns({terms_.data(), terms_.size(), job.rows.data(),
                                 row_count(job), count, job.lines.count,
                                 start % job.lines.count, products});
@@ -144,7 +144,7 @@ std::vector<std::vector<double>> line_grams(const std::vector<std::string>& inpu
   }
   const Workspace space(options, needed);
   reserve_descriptors(input_paths.size());
-  Inputs inputs(input_paths, extents, options.drop_behind);
+  Inputs inputs(input_paths, extents, options);
   const Kernels& kernels = kernels_for(options.isa);
 
   const auto body = [&](unsigned /*thread*/, Share& share) {
@@ -165,7 +165,7 @@ std::vector<std::vector<double>> line_grams(const std::vector<std::string>& inpu
     }
     return true;
   };
-  run_threads(table.count(), space.threads, body, options.progress);
+  inputs.run(table.count(), space.threads, body, options.progress);
   std::vector<std::vector<double>> found;
   found.reserve(tables.size());
   for (Tables& held : tables) found.push_back(held.total());

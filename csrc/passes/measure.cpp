@@ -39,7 +39,7 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
   reserve_descriptors(input_paths.size());
   Extents extents(input_paths.size());
   for (const MeasureJob& job : jobs) extents.add(job.sources, job.elements);
-  Inputs inputs(input_paths, extents, options.drop_behind);
+  Inputs inputs(input_paths, extents, options);
   const Kernels& kernels = kernels_for(options.isa);
 
   // Partial sums wait here until those of all earlier slices have been added.
@@ -70,7 +70,7 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
     while (const auto unit = share.next()) {
       const SliceTable::Slice slice = table.at(*unit);
       const MeasureJob& job = jobs[slice.job];
-      reader.read_terms(job.sources, slice.start, slice.length, terms);
+      reader.view_terms(job.sources, slice.start, slice.length, terms);
       const Measured& total = totals[slice.job];
       Measured part{std::vector<double>(total.gram.size()),
                     std::vector<std::uint64_t>(total.nonzero.size())};
@@ -81,7 +81,7 @@ std::vector<Measured> measure(const std::vector<std::string>& input_paths,
     }
     return true;
   };
-  run_threads(table.count(), space.threads, body, options.progress);
+  inputs.run(table.count(), space.threads, body, options.progress);
   return totals;
 }
 

@@ -55,9 +55,19 @@ class Merging {
     for (unsigned char*& slot : slots) slot = writer.take_slot();
     trees.assign(outputs, EditTree{});
     const std::uint64_t length = layout_.slice_lengths[write.job];
+    // Ranks within a row are counted first and then given out, of the same elements.
+    const bool draws =
+        std::any_of(job.outputs.begin(), job.outputs.end(), [&](const Output& output) {
+          return output.consensus &&
+                 RankedDeltas{job.sources, job.elements, output.consensus->parts}.draws();
+        });
     for (std::uint64_t at = 0; at < write.length; at += length) {
       const std::uint64_t count = std::min(length, write.length - at);
-      reader.read_terms(job.sources, write.start + at, count, read);
+      if (draws) {
+        reader.read_terms(job.sources, write.start + at, count, read);
+      } else {
+        reader.view_terms(job.sources, write.start + at, count, read);
+      }
       for (std::size_t o = 0; o < outputs; ++o) {
         unsigned char* const out = place(job.outputs[o], write, slots[o]);
         compute(job, job.outputs[o], read, ranks, write.start + at, count,
@@ -190,8 +200,7 @@ MergeResult merge(const std::vector<std::string>& input_paths,
                   const std::vector<CopyJob>& copies, const Options& options) {
   check(combines, copies, input_paths.size(), places.size());
   reserve_descriptors(input_paths.size() + places.size());
-  Inputs inputs(input_paths, extents(combines, copies, input_paths.size()),
-                options.drop_behind);
+  Inputs inputs(input_paths, extents(combines, copies, input_paths.size()), options);
   std::deque<Sink> sinks;
   for (const Place& place : places) sinks.emplace_back(place, options.drop_behind);
   const Clones clones(copies, inputs, sinks);
@@ -217,7 +226,7 @@ MergeResult merge(const std::vector<std::string>& input_paths,
     merging.run(reader, ranks, writer, seen[thread], share);
     return true;
   };
-  run_threads(layout.table.count(), layout.threads, body, options.progress);
+  inputs.run(layout.table.count(), layout.threads, body, options.progress);
 
   return result_of(layout.edits, seen, clones);
 }

@@ -18,10 +18,10 @@ class Ranking {
   Ranking(const Kernels& kernels, const Reader& reader, Key* keys)
       : kernels_(kernels), reader_(reader), keys_(keys) {}
 
-  void read(const SelectJob& job, std::uint64_t start, std::uint64_t count) {
+  void look_at(const SelectJob& job, std::uint64_t start, std::uint64_t count) {
     job_ = &job;
     start_ = start;
-    reader_.read_terms(job.sources, start, count, terms_);
+    reader_.view_terms(job.sources, start, count, terms_);
   }
 
   // The keys of `count` elements from the range's element `at` on, until the next call.

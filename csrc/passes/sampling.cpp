@@ -33,7 +33,7 @@ void sample_job(const SelectJob& job, std::uint64_t room_bytes, Ranking& ranking
     if (sample_of(job, q) == q) samples[q].reserve(chunks * length);
   for (std::uint64_t c = 0; c < chunks; ++c) {
     const std::uint64_t start = whole ? 0 : (job.elements - length) / (chunks - 1) * c;
-    ranking.read(job, start, length);
+    ranking.look_at(job, start, length);
     for (std::size_t q = 0; q < searches.size(); ++q) {
       if (sample_of(job, q) != q) continue;
       const Key* const keys = ranking.keys(job.queries[q], 0, length);

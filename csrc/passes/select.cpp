@@ -146,8 +146,8 @@ class Selecting {
     Extents extents(paths_.size());
     for (const std::size_t j : open) extents.add(jobs_[j].sources, jobs_[j].elements);
     reserve_descriptors(paths_.size());
-    Inputs inputs(paths_, extents, options_.drop_behind);
-    run_threads(
+    Inputs inputs(paths_, extents, options_);
+    inputs.run(
         count, space_.threads,
         [&](unsigned /*thread*/, Share& share) {
           const Buffer memory = make_buffer(scratch_.bytes());
@@ -215,7 +215,7 @@ class Selecting {
         for (std::size_t q = 0; q < found.size(); ++q)
           found[q] = nothing_found(memory, q, j);
       }
-      ranking.read(jobs_[j], slice.start, slice.length);
+      ranking.look_at(jobs_[j], slice.start, slice.length);
       scan_slice(j, ranking, slice, found, memory);
       ++seen;
     }
@@ -337,7 +337,7 @@ class Selecting {
     }
     const std::uint64_t start = search.tie_slice() * kSelectElements;
     const std::uint64_t count = std::min(kSelectElements, job.elements - start);
-    ranking.read(alone, start, count);
+    ranking.look_at(alone, start, count);
     search.place(ranking.keys(alone.queries[0], 0, count), start);
   }
 

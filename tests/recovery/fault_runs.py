@@ -55,8 +55,11 @@ class FaultyDisk:
         *,
         log: Path | None = None,
         batch_bytes: int = BATCH_BYTES,
+        maps: bool = False,
     ) -> Started:
-        """Start `tvmerge COMMAND` in `folder`."""
+        """Start `tvmerge COMMAND` in `folder`; unless it `maps`, it reads what it could map."""
+        if not maps:
+            rules = f"map@1-=ENODEV,{rules}"
         self._runs += 1
         said = self._scratch / f"said-{self._runs}"
         said.touch()  # it may be killed before it opens that
@@ -82,9 +85,9 @@ class FaultyDisk:
             return None
         return Run(exit_code, started.said.read_text())
 
-    def run(self, command: str, folder: Path, rules: str = "") -> Run:
+    def run(self, command: str, folder: Path, rules: str = "", *, maps: bool = False) -> Run:
         """Run `tvmerge COMMAND` in `folder` to its end."""
-        ended = self.wait(self.start(command, folder, rules))
+        ended = self.wait(self.start(command, folder, rules, maps=maps))
         assert ended is not None
         return ended
 
@@ -139,7 +142,8 @@ def faulty_disk(scratch: Path) -> Iterator[FaultyDisk]:
 
 def changes(calls: list[str]) -> list[str]:
     """Of a run's calls those that the rules' kind `change` counts, in their order."""
-    return [call for call in calls if not call.startswith(("open ", "read ", "lock "))]
+    others = ("open ", "read ", "lock ", "map ", "populate ")
+    return [call for call in calls if not call.startswith(others)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

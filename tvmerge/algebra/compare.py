@@ -263,6 +263,7 @@ def _measure(
             native,
             threads=workspace.threads,
             buffer_bytes=workspace.buffer_bytes,
+            mapped_bytes=workspace.mapped_bytes(),
             isa=workspace.isa,
             progress=(lambda done: told(done, to_read)) if told else None,
             cards=workspace.cards,

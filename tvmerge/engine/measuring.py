@@ -27,6 +27,7 @@ class Engine:
         self._paths = list(inputs.values())
         self._files = {number: here for here, number in enumerate(inputs)}
         self.workspace = workspace
+        self._beside_bytes = 0  # what measurements leave in memory
 
     def path(self, place: Range) -> str:
         """The file in which a source lies."""
@@ -41,6 +42,7 @@ class Engine:
 
     def check_room(self, size_bytes: int) -> None:
         """What measurements leave in memory fits beside the buffers; else MemoryLimitError."""
+        self._beside_bytes = size_bytes
         if not size_bytes or self.workspace.memory_mib is None:
             return
         left = self.workspace.room_bytes
@@ -53,9 +55,10 @@ class Engine:
     def spare_bytes(self, most: int) -> int:
         """What of `most` bytes may be held beside the buffers; perhaps nothing."""
         try:
-            return min(most, self.workspace.room_bytes)
+            self._beside_bytes = min(most, self.workspace.room_bytes)
         except MemoryLimitError:
             return 0
+        return self._beside_bytes
 
     def run(
         self, measure: Callable[..., list[T]], jobs: Sequence[Any], *, on_cards: bool = True
@@ -75,6 +78,7 @@ class Engine:
             jobs,
             threads=held.threads,
             buffer_bytes=held.buffer_bytes,
+            mapped_bytes=held.mapped_bytes(self._beside_bytes),
             isa=held.isa,
             drop_behind=held.drop_behind,
             progress=tell,

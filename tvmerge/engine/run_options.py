@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ _SLICE_BYTES = MIB
 _BYTES_PER_THREAD = 12 * MIB
 # Of pinned memory, through which a card reads and writes while it computes.
 _BYTES_PER_THREAD_OF_CARDS = 24 * MIB
+# Of input files' pages in the cache: as much of four files as 40 threads look at at a time.
+_MAPPED_BYTES = 192 * MIB
 # The share of available memory that a merge's files may fill before they leave it again at once.
 _CACHE_SHARE = 0.75
 # Read and written between two records of the journal: what is lost at most when a run is cut off.
@@ -63,6 +66,14 @@ class Workspace:
         if self.memory_mib is None:
             return int(_CACHE_SHARE * _available_bytes())
         return _left_bytes(self.memory_mib, self.cards) - self.buffer_bytes
+
+    def mapped_bytes(self, beside_bytes: int = 0) -> int:
+        """How much of the inputs may be mapped while so much more is held; perhaps nothing."""
+        if self.memory_mib is None:
+            return _MAPPED_BYTES
+        with suppress(MemoryLimitError):
+            return max(0, min(_MAPPED_BYTES, self.room_bytes - beside_bytes))
+        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

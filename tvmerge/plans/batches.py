@@ -150,6 +150,7 @@ def run_batch(
             threads=workspace.threads,
             slice_bytes=workspace.slice_bytes,
             buffer_bytes=workspace.buffer_bytes,
+            mapped_bytes=workspace.mapped_bytes(),
             isa=workspace.isa,
             drop_behind=workspace.drop_behind,
             progress=partial(_tell_more, progress, before, batch) if progress else None,
@@ -232,6 +233,7 @@ def read_back(batch: Batch, workspace: Workspace) -> dict[int, bytes]:
         threads=workspace.threads,
         slice_bytes=workspace.slice_bytes,
         buffer_bytes=workspace.buffer_bytes,
+        mapped_bytes=workspace.mapped_bytes(),
         drop_behind=workspace.drop_behind,
     )
     return dict(zip(batch.outputs, done.input_digests, strict=True))

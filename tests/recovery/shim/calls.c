@@ -3,13 +3,20 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 #include "faults.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
 
 #define FAIL_IF(ASKED)           \
   do {                           \
@@ -92,6 +99,50 @@ ssize_t copy_file_range(int from, off64_t* read_at, int to, off64_t* write_at,
                         size_t size, unsigned flags) {
   TRANSFER(WRITE, to, size,
            syscall(SYS_copy_file_range, from, read_at, to, write_at, size, flags));
+}
+
+// What is mapped of files, so that madvise can be told by its file.
+enum { kMappings = 64 };
+static struct {
+  char* address;
+  size_t size;
+  char path[PATH_MAX];
+} mappings[kMappings];
+static atomic_int mapping_count;
+
+void* mmap(void* address, size_t size, int access, int flags, int file, off_t offset) {
+  if (file >= 0) {
+    const Fault fault = ask_file(MAP, file, 0);
+    if (fault.code != 0) {
+      errno = fault.code;
+      return MAP_FAILED;
+    }
+  }
+  void* const at =
+      (void*)syscall(SYS_mmap, address, size, access, flags, file, (long)offset);
+  if (file >= 0 && at != MAP_FAILED) {
+    const int here = atomic_fetch_add(&mapping_count, 1) % kMappings;
+    mappings[here].address = at;
+    mappings[here].size = size;
+    path_of(file, mappings[here].path);
+  }
+  return at;
+}
+void* mmap64(void* address, size_t size, int access, int flags, int file,
+             off64_t offset) {
+  return mmap(address, size, access, flags, file, offset);
+}
+int madvise(void* address, size_t size, int advice) {
+  const int done = (int)syscall(SYS_madvise, address, size, advice);
+  if (advice != MADV_POPULATE_READ || done != 0) return done;
+  for (int i = 0; i < kMappings; ++i) {
+    const char* const begin = mappings[i].address;
+    if ((char*)address >= begin && (char*)address < begin + mappings[i].size) {
+      ask_path(POPULATE, AT_FDCWD, mappings[i].path);
+      break;
+    }
+  }
+  return 0;
 }
 
 int fallocate(int file, int mode, off_t offset, off_t size) {

@@ -5,8 +5,9 @@
 //   FAULTS_RULES  rules with a comma between: KIND[:PART]@FIRST[-]=ACTION
 //   FAULTS_LOG    a file that gets a line "KIND PATH" before every call (optional)
 //
-//   KIND    open create read write allocate truncate rename unlink mkdir sync lock;
-//           any: all of these; change: all but open, read and lock
+//   KIND    open create read write allocate truncate rename unlink mkdir sync lock map
+//           populate (a mapped file's pages; asked when it is done, with no error to
+//           give); any: all of these; change: all but open, read, lock, map and populate
 //   PART    only paths that contain it count
 //   FIRST   the number of the matching call, from 1; with "-" all later ones too
 //   ACTION  an errno's name: the call fails with it, and nothing has happened;
@@ -32,15 +33,15 @@
 
 #include "faults.h"
 
-static const char* const kNames[KINDS] = {"open",     "create",   "read",   "write",
-                                          "allocate", "truncate", "rename", "unlink",
-                                          "mkdir",    "sync",     "lock"};
+static const char* const kNames[KINDS] = {
+    "open",   "create", "read", "write", "allocate", "truncate", "rename",
+    "unlink", "mkdir",  "sync", "lock",  "map",      "populate"};
 static const struct {
   const char* name;
   int code;
 } kErrors[] = {{"EINTR", EINTR},           {"EIO", EIO},       {"ENOSPC", ENOSPC},
                {"EDQUOT", EDQUOT},         {"EACCES", EACCES}, {"EROFS", EROFS},
-               {"EOPNOTSUPP", EOPNOTSUPP}, {"ENOLCK", ENOLCK}};
+               {"EOPNOTSUPP", EOPNOTSUPP}, {"ENOLCK", ENOLCK}, {"ENODEV", ENODEV}};
 
 typedef struct {
   char kind[16], part[128], action[16];
@@ -90,7 +91,8 @@ __attribute__((constructor)) void faults_begin(void) {
 }
 
 static int matches(const Rule* rule, Kind kind, const char* path) {
-  const int changes = kind != READ && kind != LOCK && kind != OPEN;
+  const int changes =
+      kind != READ && kind != LOCK && kind != OPEN && kind != MAP && kind != POPULATE;
   if (strcmp(rule->kind, "any") != 0 && strcmp(rule->kind, kNames[kind]) != 0 &&
       !(changes && strcmp(rule->kind, "change") == 0)) {
     return 0;
@@ -154,12 +156,17 @@ static void link_of(const char* link, char* path) {
   path[length > 0 ? length : 0] = '\0';
 }
 
-Fault ask_file(Kind kind, int file, size_t size) {
-  char link[64], path[PATH_MAX];
+void path_of(int file, char* path) {
+  char link[64];
   const int before = errno;
   snprintf(link, sizeof link, "/proc/self/fd/%d", file);
   link_of(link, path);
   errno = before;
+}
+
+Fault ask_file(Kind kind, int file, size_t size) {
+  char path[PATH_MAX];
+  path_of(file, path);
   return ask(kind, path, size);
 }
 

@@ -15,6 +15,8 @@ typedef enum {
   MKDIR,
   SYNC,
   LOCK,
+  MAP,
+  POPULATE,
   KINDS
 } Kind;
 typedef struct {
@@ -27,3 +29,5 @@ typedef struct {
 // path as openat takes it.
 Fault ask_file(Kind kind, int file, size_t size);
 Fault ask_path(Kind kind, int folder, const char* path);
+// The path of an open file, in room for PATH_MAX.
+void path_of(int file, char* path);

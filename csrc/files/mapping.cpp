@@ -1,0 +1,130 @@
+#include "files/mapping.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.hpp"
+
+namespace tvmerge {
+namespace {
+
+#ifdef MADV_POPULATE_READ
+constexpr int kPopulate = MADV_POPULATE_READ;
+#else
+constexpr int kPopulate = 22;  // Linux 5.14; older ones refuse, and files are read
+#endif
+
+// Less is read in less time than it takes to find out where it lies.
+constexpr std::uint64_t kLeastBytes = std::uint64_t{16} * 1024;
+constexpr std::uint64_t kAlignmentBytes = 8;  // the widest dtype's
+// Measured (docs/results.md): to map and let go of 4 KiB of large folios takes 20 to 100
+// ns, of single pages 400 to 600; to copy them 200 to 400.
+constexpr std::uint64_t kTrialBytes = std::uint64_t{1024} * 1024;
+constexpr std::chrono::nanoseconds kTrialTime{256 * 220};
+// So many windows are read without a trial after one that was slow.
+constexpr std::uint64_t kPatience = 8;
+
+std::uint64_t page_of(std::uint64_t offset_bytes) {
+  const auto page = static_cast<std::uint64_t>(::getpagesize());
+  return offset_bytes / page * page;
+}
+
+}  // namespace
+
+void MappedWindows::add(Mapping& mapping, std::uint64_t window) {
+  std::pair<Mapping*, std::uint64_t> first{&mapping, window};
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::swap(first, ring_[next_]);
+    next_ = (next_ + 1) % ring_.size();
+  }
+  if (first.first != nullptr) first.first->drop(first.second);
+}
+
+Mapping::Mapping(const File& file, std::uint64_t begin_bytes, std::uint64_t end_bytes,
+                 MappedWindows& mapped)
+    : file_(file),
+      end_bytes_(end_bytes),
+      origin_bytes_(page_of(begin_bytes)),
+      cut_(begin_bytes, end_bytes),
+      mapped_(mapped) {
+  if (!mapped.any() || begin_bytes + kLeastBytes > end_bytes) return;
+  if (file.size_bytes() < end_bytes) return;  // reading says so
+  address_ = file.map(origin_bytes_, end_bytes_ - origin_bytes_);
+  if (address_ == nullptr) return;
+  bus_errors_.emplace(address_, end_bytes_ - origin_bytes_);
+  states_ = std::make_unique<std::atomic<State>[]>(cut_.count());
+  for (std::uint64_t w = 0; w < cut_.count(); ++w) states_[w] = State::unknown;
+}
+
+Mapping::~Mapping() {
+  if (address_ == nullptr) return;
+  bus_errors_.reset();  // before somebody else's mapping can take the place
+  ::munmap(address_, end_bytes_ - origin_bytes_);
+}
+
+bool Mapping::suits(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+  return address_ != nullptr && size_bytes >= kLeastBytes &&
+         offset_bytes % kAlignmentBytes == 0;
+}
+
+const unsigned char* Mapping::view(std::uint64_t offset_bytes, std::uint64_t size_bytes) {
+  const std::uint64_t last = cut_.at(offset_bytes + size_bytes - 1);
+  for (std::uint64_t w = cut_.at(offset_bytes); w <= last; ++w) {
+    if (!is_mapped(w)) return nullptr;
+  }
+  return address_ + (offset_bytes - origin_bytes_);
+}
+
+void Mapping::check() const {
+  if (!bus_errors_) return;
+  if (!bus_errors_->happened() && file_.size_bytes() >= end_bytes_) return;
+  throw Error(ErrorKind::storage, file_.path() +
+                                      ": cannot read all of it: it became shorter during "
+                                      "the run, or its disk failed");
+}
+
+unsigned char* Mapping::memory(std::uint64_t window) const {
+  return address_ + (page_of(cut_.begin(window)) - origin_bytes_);
+}
+
+std::uint64_t Mapping::size_bytes(std::uint64_t window) const {
+  return cut_.end(window) - page_of(cut_.begin(window));
+}
+
+// Maps it if it can be. Another thread that is at it is not waited for.
+bool Mapping::is_mapped(std::uint64_t window) {
+  State state = states_[window];
+  if (state != State::unknown) return state == State::mapped;
+  if (!states_[window].compare_exchange_strong(state, State::busy)) {
+    return state == State::mapped;
+  }
+  const bool good = window >= next_try_ && populate(window);
+  states_[window] = good ? State::mapped : State::refused;
+  if (good) mapped_.add(*this, window);
+  return good;
+}
+
+bool Mapping::populate(std::uint64_t window) {
+  unsigned char* const at = memory(window);
+  const std::uint64_t size = size_bytes(window);
+  const std::uint64_t trial = std::min(kTrialBytes, size);
+  const auto started = std::chrono::steady_clock::now();
+  if (::madvise(at, trial, kPopulate) != 0) return false;
+  if (std::chrono::steady_clock::now() - started > kTrialTime) {
+    ::madvise(at, trial, MADV_DONTNEED);
+    next_try_ = window + kPatience;
+    return false;
+  }
+  return trial == size || ::madvise(at + trial, size - trial, kPopulate) == 0;
+}
+
+void Mapping::drop(std::uint64_t window) {
+  states_[window] = State::unknown;
+  ::madvise(memory(window), size_bytes(window), MADV_DONTNEED);
+}
+
+}  // namespace tvmerge

@@ -1,0 +1,82 @@
+// Input files seen where they lie in the page cache, without copying them out of it.
+//
+// What the cache holds in large folios (as written by the megabyte, or read ahead by the
+// kernel itself) is mapped in a tenth of the time that copying takes; single pages take
+// as long to map as to copy. Nobody can be asked which of the two a window is, so its
+// first pages are mapped and the clock is looked at: the rest follows, or the window is
+// read.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "files/bus_errors.hpp"
+#include "files/file.hpp"
+#include "files/window.hpp"
+
+namespace tvmerge {
+
+class Mapping;
+
+// The windows that are mapped, of all files of a run: there are at most so many, and the
+// one that came first makes room. Whoever still looks into it has it mapped page by page.
+class MappedWindows {
+ public:
+  explicit MappedWindows(std::size_t most) : ring_(most, {nullptr, 0}) {}
+  [[nodiscard]] bool any() const { return !ring_.empty(); }
+  void add(Mapping& mapping, std::uint64_t window);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::pair<Mapping*, std::uint64_t>> ring_;
+  std::size_t next_ = 0;
+};
+
+class Mapping {
+ public:
+  // Of `file`, [begin, end) will be looked at. Both arguments outlive this.
+  Mapping(const File& file, std::uint64_t begin_bytes, std::uint64_t end_bytes,
+          MappedWindows& mapped);
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  ~Mapping();
+
+  // Whether a range is worth a view: large, and its elements aligned.
+  [[nodiscard]] bool suits(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
+  // Where a range that suits, and is in the page cache, lies in memory, as long as this
+  // does; null where it is to be read. It changes when the file does: who looks twice may
+  // see two things. Any thread may call it.
+  [[nodiscard]] const unsigned char* view(std::uint64_t offset_bytes,
+                                          std::uint64_t size_bytes);
+  // Throws Error(storage) if not all that was viewed was the file's.
+  void check() const;
+
+ private:
+  friend class MappedWindows;
+  enum class State : std::uint8_t { unknown, busy, mapped, refused };
+
+  // A window from its first page on.
+  [[nodiscard]] unsigned char* memory(std::uint64_t window) const;
+  [[nodiscard]] std::uint64_t size_bytes(std::uint64_t window) const;
+  [[nodiscard]] bool is_mapped(std::uint64_t window);
+  [[nodiscard]] bool populate(std::uint64_t window);
+  void drop(std::uint64_t window);
+
+  const File& file_;
+  const std::uint64_t end_bytes_;
+  const std::uint64_t origin_bytes_;  // what lies at address_
+  const Windows cut_;
+  MappedWindows& mapped_;
+  unsigned char* address_ = nullptr;
+  std::unique_ptr<std::atomic<State>[]> states_;
+  std::atomic<std::uint64_t> next_try_{0};
+  std::optional<BusErrors> bus_errors_;
+};
+
+}  // namespace tvmerge

@@ -1,0 +1,81 @@
+"""Inputs that are mapped in place of being read: the same bytes, and no bus error ends a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recovery.fault_runs import MERGE, UNFINISHED, FaultyDisk, Run, contents
+from support.checkpoints import write_model
+
+WHOLE = 1 << 30  # one batch
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Two models of 9 MB: `base` and `tuned`, each in more than one window."""
+    generator = np.random.default_rng(0)
+    for name in ("base", "tuned"):
+        values = generator.standard_normal((3, 750_000)).astype(np.float32)
+        held = {f"w{number}": row for number, row in enumerate(values)}
+        write_model(tmp_path / name, held, config={})
+    return tmp_path
+
+
+def run(disk: FaultyDisk, place: Path, rules: str = "", log: Path | None = None) -> Run:
+    """The merge by one thread, in one batch, of mapped inputs."""
+    command = MERGE.replace("--threads 2", "--threads 1")
+    ended = disk.wait(disk.start(command, place, rules, log=log, batch_bytes=WHOLE, maps=True))
+    assert ended is not None
+    return ended
+
+
+def test_mapped_inputs_give_the_same_bytes(disk: FaultyDisk, large: Path, tmp_path: Path) -> None:
+    assert disk.run(MERGE, large).exit_code == 0
+    read = contents(large / "out")
+    (large / "out").rename(large / "read")
+    ended = run(disk, large, log=tmp_path / "calls")
+    assert ended.exit_code == 0, ended.said
+    assert contents(large / "out") == read
+    calls = (tmp_path / "calls").read_text().splitlines()
+    for name in ("base", "tuned"):
+        assert f"populate {name}/model.safetensors" in calls
+
+
+def test_an_input_cut_short_after_it_was_mapped_is_an_error(disk: FaultyDisk, large: Path) -> None:
+    ended = run(disk, large, "populate:tuned/model@2=cut")
+    assert ended.exit_code == 7, ended.said
+    assert "tuned/model.safetensors: was changed while it was read" in ended.said
+    assert not (large / "out").exists()
+    assert not (large / UNFINISHED).exists()
+
+
+# A bus error of somebody else's, after a merge has put its handler in place.
+FOREIGN = """
+import faulthandler, mmap, os, sys
+from pathlib import Path
+from tvmerge import Checkpoint
+if sys.argv[2] == "faulthandler":
+    faulthandler.enable()
+place = Path(sys.argv[1])
+base, tuned = Checkpoint(place / "base"), Checkpoint(place / "tuned")
+(base - 0.5 * (tuned - base)).save(place / "out")
+(place / "short").write_bytes(bytes(8192))
+with (place / "short").open("r+b") as file:
+    held = mmap.mmap(file.fileno(), 8192)
+    file.truncate(0)
+    held[5000]
+"""
+
+
+@pytest.mark.parametrize(("whose", "said"), [("faulthandler", "Bus error"), ("default", "")])
+def test_bus_errors_of_others_are_theirs(whose: str, said: str, large: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FOREIGN, large, whose], capture_output=True, text=True
+    )
+    assert ended.returncode == -7  # SIGBUS
+    assert said in ended.stderr
+    assert (large / "out").is_dir()
