@@ -72,10 +72,14 @@ class Inputs {
     for (std::size_t f = 0; f < paths.size(); ++f) {
       files_.push_back(File::open_for_reading(paths[f]));
       const auto [begin, end] = extents.at(f);
-      ahead_.emplace_back(files_.back(), begin, end, options.drop_behind);
       mappings_.emplace_back(files_.back(), begin, end, mapped_);
+      ahead_.emplace_back(files_.back(), mappings_.back(), begin, end,
+                          options.drop_behind);
     }
   }
+  Inputs(const Inputs&) = delete;
+  Inputs& operator=(const Inputs&) = delete;
+  ~Inputs() { mapped_.stop(); }
   [[nodiscard]] std::size_t count() const { return files_.size(); }
   [[nodiscard]] const File& file(std::uint32_t number) const { return files_[number]; }
 
@@ -91,9 +95,10 @@ class Inputs {
   const unsigned char* view(std::uint32_t file, unsigned char* buffer,
                             std::uint64_t size_bytes, std::uint64_t offset_bytes) {
     ahead_[file].before(offset_bytes, size_bytes);
-    if (mappings_[file].suits(offset_bytes, size_bytes) &&
-        ahead_[file].was_cached(offset_bytes, size_bytes)) {
-      const unsigned char* const at = mappings_[file].view(offset_bytes, size_bytes);
+    Mapping& mapping = mappings_[file];
+    if (mapping.suits(offset_bytes, size_bytes)) {
+      const unsigned char* const at = mapping.view(
+          offset_bytes, size_bytes, ahead_[file].was_cached(offset_bytes, size_bytes));
       if (at != nullptr) return at;
     }
     return read(file, buffer, size_bytes, offset_bytes);
@@ -112,14 +117,15 @@ class Inputs {
   // Enough for what the threads look at in every file at a time, or none.
   static std::size_t windows(std::size_t files, const Options& options) {
     constexpr std::size_t kThreadsAWindow = 4;  // each at its megabyte
-    const std::size_t most = files * (options.threads / kThreadsAWindow + 2);
+    const std::size_t most =
+        files * (options.threads / kThreadsAWindow + 2 + kWindowsAhead);
     return most * kWindowBytes <= options.mapped_bytes ? most : 0;
   }
 
-  std::vector<File> files_;      // never moved: reserved beforehand
-  std::deque<ReadAhead> ahead_;  // neither copied nor moved
+  std::vector<File> files_;  // never moved: reserved beforehand
   MappedWindows mapped_;
-  std::deque<Mapping> mappings_;
+  std::deque<Mapping> mappings_;  // neither copied nor moved
+  std::deque<ReadAhead> ahead_;
 };
 
 class Reader {

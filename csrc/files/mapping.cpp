@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <system_error>
 
 #include "core/error.hpp"
 
@@ -24,6 +25,8 @@ constexpr std::uint64_t kAlignmentBytes = 8;  // the widest dtype's
 // ns, of single pages 400 to 600; to copy them 200 to 400.
 constexpr std::uint64_t kTrialBytes = std::uint64_t{1024} * 1024;
 constexpr std::chrono::nanoseconds kTrialTime{256 * 220};
+// Threads that wait for the disk: as many requests as it needs at a time.
+constexpr std::size_t kFetchers = 4;
 // So many windows are read without a trial after one that was slow.
 constexpr std::uint64_t kPatience = 8;
 
@@ -34,8 +37,44 @@ std::uint64_t page_of(std::uint64_t offset_bytes) {
 
 }  // namespace
 
+bool MappedWindows::fetch(Mapping& mapping, std::uint64_t window) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (threads_.size() < kFetchers) {
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error&) {
+      if (threads_.empty()) return false;
+    }
+  }
+  wanted_.emplace_back(&mapping, window);
+  asked_.notify_one();
+  return true;
+}
+
+void MappedWindows::work() {
+  for (std::unique_lock<std::mutex> lock(mutex_);;) {
+    asked_.wait(lock, [&] { return stopped_ || !wanted_.empty(); });
+    if (stopped_) return;
+    const auto [mapping, window] = wanted_.front();
+    wanted_.pop_front();
+    lock.unlock();
+    mapping->settle(window, mapping->populate(window));
+    lock.lock();
+  }
+}
+
+void MappedWindows::stop() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopped_ = true;
+  }
+  asked_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+}
+
 void MappedWindows::add(Mapping& mapping, std::uint64_t window) {
-  std::pair<Mapping*, std::uint64_t> first{&mapping, window};
+  Window first{&mapping, window};
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::swap(first, ring_[next_]);
@@ -55,6 +94,8 @@ Mapping::Mapping(const File& file, std::uint64_t begin_bytes, std::uint64_t end_
   if (file.size_bytes() < end_bytes) return;  // reading says so
   address_ = file.map(origin_bytes_, end_bytes_ - origin_bytes_);
   if (address_ == nullptr) return;
+  // What is brought from the disk comes in folios of 2 MiB, where there are such.
+  ::madvise(address_, end_bytes_ - origin_bytes_, MADV_HUGEPAGE);
   bus_errors_.emplace(address_, end_bytes_ - origin_bytes_);
   states_ = std::make_unique<std::atomic<State>[]>(cut_.count());
   for (std::uint64_t w = 0; w < cut_.count(); ++w) states_[w] = State::unknown;
@@ -71,10 +112,20 @@ bool Mapping::suits(std::uint64_t offset_bytes, std::uint64_t size_bytes) const 
          offset_bytes % kAlignmentBytes == 0;
 }
 
-const unsigned char* Mapping::view(std::uint64_t offset_bytes, std::uint64_t size_bytes) {
+bool Mapping::fetch(std::uint64_t window) {
+  if (address_ == nullptr) return false;
+  State state = State::unknown;
+  if (!states_[window].compare_exchange_strong(state, State::busy)) return true;
+  if (mapped_.fetch(*this, window)) return true;
+  settle(window, false);
+  return false;
+}
+
+const unsigned char* Mapping::view(std::uint64_t offset_bytes, std::uint64_t size_bytes,
+                                   bool cached) {
   const std::uint64_t last = cut_.at(offset_bytes + size_bytes - 1);
   for (std::uint64_t w = cut_.at(offset_bytes); w <= last; ++w) {
-    if (!is_mapped(w)) return nullptr;
+    if (!is_mapped(w, cached)) return nullptr;
   }
   return address_ + (offset_bytes - origin_bytes_);
 }
@@ -95,20 +146,21 @@ std::uint64_t Mapping::size_bytes(std::uint64_t window) const {
   return cut_.end(window) - page_of(cut_.begin(window));
 }
 
-// Maps it if it can be. Another thread that is at it is not waited for.
-bool Mapping::is_mapped(std::uint64_t window) {
+bool Mapping::is_mapped(std::uint64_t window, bool cached) {
   State state = states_[window];
-  if (state != State::unknown) return state == State::mapped;
-  if (!states_[window].compare_exchange_strong(state, State::busy)) {
-    return state == State::mapped;
+  if (state == State::unknown && cached &&
+      states_[window].compare_exchange_strong(state, State::busy)) {
+    settle(window, window >= next_try_ && populate_fast(window));
   }
-  const bool good = window >= next_try_ && populate(window);
-  states_[window] = good ? State::mapped : State::refused;
-  if (good) mapped_.add(*this, window);
-  return good;
+  state = states_[window];
+  if (state == State::busy) {
+    std::unique_lock<std::mutex> lock(mapped_.mutex_);
+    mapped_.done_.wait(lock, [&] { return (state = states_[window]) != State::busy; });
+  }
+  return state == State::mapped;
 }
 
-bool Mapping::populate(std::uint64_t window) {
+bool Mapping::populate_fast(std::uint64_t window) {
   unsigned char* const at = memory(window);
   const std::uint64_t size = size_bytes(window);
   const std::uint64_t trial = std::min(kTrialBytes, size);
@@ -120,6 +172,19 @@ bool Mapping::populate(std::uint64_t window) {
     return false;
   }
   return trial == size || ::madvise(at + trial, size - trial, kPopulate) == 0;
+}
+
+bool Mapping::populate(std::uint64_t window) const {
+  return ::madvise(memory(window), size_bytes(window), kPopulate) == 0;
+}
+
+void Mapping::settle(std::uint64_t window, bool mapped) {
+  if (mapped) mapped_.add(*this, window);
+  {
+    const std::lock_guard<std::mutex> lock(mapped_.mutex_);
+    states_[window] = mapped ? State::mapped : State::refused;
+  }
+  mapped_.done_.notify_all();
 }
 
 void Mapping::drop(std::uint64_t window) {

@@ -5,14 +5,20 @@
 // as long to map as to copy. Nobody can be asked which of the two a window is, so its
 // first pages are mapped and the clock is looked at: the rest follows, or the window is
 // read.
+//
+// What the cache does not hold yet is brought by threads that do nothing else than wait
+// for the disk: into folios as large as there are, where advice leaves single pages.
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -29,13 +35,31 @@ class Mapping;
 class MappedWindows {
  public:
   explicit MappedWindows(std::size_t most) : ring_(most, {nullptr, 0}) {}
+  MappedWindows(const MappedWindows&) = delete;
+  MappedWindows& operator=(const MappedWindows&) = delete;
+  ~MappedWindows() { stop(); }
+
   [[nodiscard]] bool any() const { return !ring_.empty(); }
-  void add(Mapping& mapping, std::uint64_t window);
+  // Has a window that is busy brought from the disk by one of the threads that wait for
+  // it; false where there can be none.
+  [[nodiscard]] bool fetch(Mapping& mapping, std::uint64_t window);
+  // No window is fetched any more: call it before a mapping ends.
+  void stop();
 
  private:
+  friend class Mapping;
+  using Window = std::pair<Mapping*, std::uint64_t>;
+
+  void add(Mapping& mapping, std::uint64_t window);
+  void work();
+
   std::mutex mutex_;
-  std::vector<std::pair<Mapping*, std::uint64_t>> ring_;
+  std::condition_variable asked_, done_;
+  std::vector<Window> ring_;
   std::size_t next_ = 0;
+  std::deque<Window> wanted_;
+  std::vector<std::thread> threads_;
+  bool stopped_ = false;
 };
 
 class Mapping {
@@ -49,11 +73,14 @@ class Mapping {
 
   // Whether a range is worth a view: large, and its elements aligned.
   [[nodiscard]] bool suits(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
-  // Where a range that suits, and is in the page cache, lies in memory, as long as this
-  // does; null where it is to be read. It changes when the file does: who looks twice may
-  // see two things. Any thread may call it.
+  // Begins to bring a window into the page cache and to map it; false where it cannot.
+  [[nodiscard]] bool fetch(std::uint64_t window);
+  // Where a range that suits lies in memory, as long as this does; null where it is to be
+  // read. What is `cached` is mapped now if that is fast; what is being fetched is waited
+  // for. A view changes when the file does: who looks twice may see two things. Any
+  // thread may call it.
   [[nodiscard]] const unsigned char* view(std::uint64_t offset_bytes,
-                                          std::uint64_t size_bytes);
+                                          std::uint64_t size_bytes, bool cached);
   // Throws Error(storage) if not all that was viewed was the file's.
   void check() const;
 
@@ -64,8 +91,13 @@ class Mapping {
   // A window from its first page on.
   [[nodiscard]] unsigned char* memory(std::uint64_t window) const;
   [[nodiscard]] std::uint64_t size_bytes(std::uint64_t window) const;
-  [[nodiscard]] bool is_mapped(std::uint64_t window);
-  [[nodiscard]] bool populate(std::uint64_t window);
+  [[nodiscard]] bool is_mapped(std::uint64_t window, bool cached);
+  // Maps what is cached, if it is fast; what the disk has to bring, however long it
+  // takes.
+  [[nodiscard]] bool populate_fast(std::uint64_t window);
+  [[nodiscard]] bool populate(std::uint64_t window) const;
+  // It is busy no more.
+  void settle(std::uint64_t window, bool mapped);
   void drop(std::uint64_t window);
 
   const File& file_;

@@ -5,15 +5,15 @@
 namespace tvmerge {
 namespace {
 
-constexpr std::uint64_t kWindowsAhead = 4;
 // The two ends of a window stand for it: to look at every page costs a tenth of the read.
 constexpr std::uint64_t kProbeBytes = 4096;
 
 }  // namespace
 
-ReadAhead::ReadAhead(const File& file, std::uint64_t begin_bytes, std::uint64_t end_bytes,
-                     bool drops)
+ReadAhead::ReadAhead(const File& file, Mapping& mapping, std::uint64_t begin_bytes,
+                     std::uint64_t end_bytes, bool drops)
     : file_(file),
+      mapping_(mapping),
       cut_(begin_bytes, end_bytes),
       drops_(drops),
       windows_(new Window[cut_.count()]) {
@@ -40,7 +40,7 @@ void ReadAhead::request(std::uint64_t window) {
     return;
   }
   windows_[window].state = State::ours;
-  file_.will_need(begin, size);
+  if (drops_ || !mapping_.fetch(window)) file_.will_need(begin, size);
 }
 
 bool ReadAhead::was_cached(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {

@@ -10,16 +10,18 @@
 #include <memory>
 
 #include "files/file.hpp"
+#include "files/mapping.hpp"
 #include "files/window.hpp"
 
 namespace tvmerge {
 
 class ReadAhead {
  public:
-  // Of `file`, which outlives this, [begin, end) will be read. With `drops`, windows that
-  // were not in the cache before leave it again once they are read.
-  ReadAhead(const File& file, std::uint64_t begin_bytes, std::uint64_t end_bytes,
-            bool drops);
+  // Of `file`, [begin, end) will be read or viewed in `mapping`, which is of the same
+  // range; both outlive this. With `drops`, windows that were not in the cache before are
+  // not mapped, and leave it again once they are read.
+  ReadAhead(const File& file, Mapping& mapping, std::uint64_t begin_bytes,
+            std::uint64_t end_bytes, bool drops);
 
   // The caller is about to read [offset, offset + size).
   void before(std::uint64_t offset_bytes, std::uint64_t size_bytes);
@@ -41,6 +43,7 @@ class ReadAhead {
   void request(std::uint64_t window);
 
   const File& file_;
+  Mapping& mapping_;
   const Windows cut_;
   const bool drops_;
   std::unique_ptr<Window[]> windows_;

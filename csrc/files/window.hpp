@@ -10,6 +10,7 @@ namespace tvmerge {
 // Measured on a disk of 3 GB/s (docs/results.md): enough requests in flight for it, and
 // little enough memory with ten inputs.
 constexpr std::uint64_t kWindowBytes = std::uint64_t{4} * 1024 * 1024;
+constexpr std::uint64_t kWindowsAhead = 4;
 
 class Windows {
  public:
