@@ -21,10 +21,11 @@ constexpr int kPopulate = 22;  // Linux 5.14; older ones refuse, and files are r
 // Less is read in less time than it takes to find out where it lies.
 constexpr std::uint64_t kLeastBytes = std::uint64_t{16} * 1024;
 constexpr std::uint64_t kAlignmentBytes = 8;  // the widest dtype's
-// Measured (docs/results.md): to map and let go of 4 KiB of large folios takes 20 to 100
-// ns, of single pages 400 to 600; to copy them 200 to 400.
+// Measured (docs/results.md): 4 KiB of 2 MiB folios are mapped in 10 to 30 ns, of smaller
+// ones in 150 to 400. To copy them takes 400, of which 270 remain if they are mapped, for
+// then the arithmetic waits for memory.
 constexpr std::uint64_t kTrialBytes = std::uint64_t{1024} * 1024;
-constexpr std::chrono::nanoseconds kTrialTime{256 * 220};
+constexpr std::chrono::nanoseconds kTrialTime{256 * 60};
 // Threads that wait for the disk: as many requests as it needs at a time.
 constexpr std::size_t kFetchers = 4;
 // So many windows are read without a trial after one that was slow.
