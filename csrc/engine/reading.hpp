@@ -67,7 +67,8 @@ class Inputs {
  public:
   Inputs(const std::vector<std::string>& paths, const Extents& extents,
          const Options& options)
-      : mapped_(windows(paths.size(), options)) {
+      : mapped_(windows(paths.size(), options, 0),
+                windows(paths.size(), options, kWindowsAhead)) {
     files_.reserve(paths.size());
     for (std::size_t f = 0; f < paths.size(); ++f) {
       files_.push_back(File::open_for_reading(paths[f]));
@@ -114,12 +115,15 @@ class Inputs {
   }
 
  private:
-  // Enough for what the threads look at in every file at a time, or none.
-  static std::size_t windows(std::size_t files, const Options& options) {
+  // How many windows the threads look at in every file at a time, with those that they
+  // will soon; none where that is too much.
+  static std::size_t windows(std::size_t files, const Options& options,
+                             std::size_t ahead) {
     constexpr std::size_t kThreadsAWindow = 4;  // each at its megabyte
-    const std::size_t most =
-        files * (options.threads / kThreadsAWindow + 2 + kWindowsAhead);
-    return most * kWindowBytes <= options.mapped_bytes ? most : 0;
+    const std::size_t each = options.threads / kThreadsAWindow + 3;
+    const bool fits =
+        files * (each + kWindowsAhead) * kWindowBytes <= options.mapped_bytes;
+    return fits ? files * (each + ahead) : 0;
   }
 
   std::vector<File> files_;  // never moved: reserved beforehand

@@ -21,15 +21,15 @@ constexpr int kPopulate = 22;  // Linux 5.14; older ones refuse, and files are r
 // Less is read in less time than it takes to find out where it lies.
 constexpr std::uint64_t kLeastBytes = std::uint64_t{16} * 1024;
 constexpr std::uint64_t kAlignmentBytes = 8;  // the widest dtype's
-// Measured (docs/results.md): 4 KiB of 2 MiB folios are mapped in 10 to 30 ns, of smaller
+// Measured (docs/results.md): 4 KiB of 2 MiB folios are mapped in 10 to 60 ns, of smaller
 // ones in 150 to 400. To copy them takes 400, of which 270 remain if they are mapped, for
 // then the arithmetic waits for memory.
 constexpr std::uint64_t kTrialBytes = std::uint64_t{1024} * 1024;
-constexpr std::chrono::nanoseconds kTrialTime{256 * 60};
+constexpr std::chrono::nanoseconds kTrialTime{256 * 100};
 // Threads that wait for the disk: as many requests as it needs at a time.
 constexpr std::size_t kFetchers = 4;
 // So many windows are read without a trial after one that was slow.
-constexpr std::uint64_t kPatience = 8;
+constexpr std::uint64_t kPatience = 4;
 
 std::uint64_t page_of(std::uint64_t offset_bytes) {
   const auto page = static_cast<std::uint64_t>(::getpagesize());
@@ -47,6 +47,7 @@ bool MappedWindows::fetch(Mapping& mapping, std::uint64_t window) {
       if (threads_.empty()) return false;
     }
   }
+  most_ = most_ahead_;
   wanted_.emplace_back(&mapping, window);
   asked_.notify_one();
   return true;
@@ -75,13 +76,16 @@ void MappedWindows::stop() {
 }
 
 void MappedWindows::add(Mapping& mapping, std::uint64_t window) {
-  Window first{&mapping, window};
+  std::optional<Window> first;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::swap(first, ring_[next_]);
-    next_ = (next_ + 1) % ring_.size();
+    held_.emplace_back(&mapping, window);
+    if (held_.size() > most_) {
+      first = held_.front();
+      held_.pop_front();
+    }
   }
-  if (first.first != nullptr) first.first->drop(first.second);
+  if (first) first->first->drop(first->second);
 }
 
 Mapping::Mapping(const File& file, std::uint64_t begin_bytes, std::uint64_t end_bytes,

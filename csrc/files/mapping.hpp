@@ -30,16 +30,18 @@ namespace tvmerge {
 
 class Mapping;
 
-// The windows that are mapped, of all files of a run: there are at most so many, and the
-// one that came first makes room. Whoever still looks into it has it mapped page by page.
+// The windows that are mapped, of all files of a run: at most so many, and more when some
+// come from the disk before they are looked at. The one that came first makes room;
+// whoever still looks into it has it mapped page by page.
 class MappedWindows {
  public:
-  explicit MappedWindows(std::size_t most) : ring_(most, {nullptr, 0}) {}
+  MappedWindows(std::size_t most, std::size_t most_ahead)
+      : most_(most), most_ahead_(most_ahead) {}
   MappedWindows(const MappedWindows&) = delete;
   MappedWindows& operator=(const MappedWindows&) = delete;
   ~MappedWindows() { stop(); }
 
-  [[nodiscard]] bool any() const { return !ring_.empty(); }
+  [[nodiscard]] bool any() const { return most_ > 0; }
   // Has a window that is busy brought from the disk by one of the threads that wait for
   // it; false where there can be none.
   [[nodiscard]] bool fetch(Mapping& mapping, std::uint64_t window);
@@ -55,9 +57,9 @@ class MappedWindows {
 
   std::mutex mutex_;
   std::condition_variable asked_, done_;
-  std::vector<Window> ring_;
-  std::size_t next_ = 0;
-  std::deque<Window> wanted_;
+  std::size_t most_;
+  const std::size_t most_ahead_;
+  std::deque<Window> held_, wanted_;
   std::vector<std::thread> threads_;
   bool stopped_ = false;
 };

@@ -26,8 +26,8 @@ _SLICE_BYTES = MIB
 _BYTES_PER_THREAD = 12 * MIB
 # Of pinned memory, through which a card reads and writes while it computes.
 _BYTES_PER_THREAD_OF_CARDS = 24 * MIB
-# Of input files' pages in the cache: as much as two threads look at, and will soon, in 12 files.
-_MAPPED_BYTES = 288 * MIB
+# Of input files' pages in the cache: as much as two threads look at, and will soon, in 11 files.
+_MAPPED_BYTES = 320 * MIB
 # The share of available memory that a merge's files may fill before they leave it again at once.
 _CACHE_SHARE = 0.75
 # Read and written between two records of the journal: what is lost at most when a run is cut off.
