@@ -51,14 +51,16 @@ inline void terms_of(const Output& output, const std::vector<Term>& read,
   if (output.lines) {
     const LineCoefficients& lines = *output.lines;
     for (std::size_t k = 0; k < lines.sources.size(); ++k) {
-      const Term& term = read[lines.sources[k]];
-      terms.push_back({term.data, term.dtype, lines.hardest[k]});
+      terms.push_back(read[lines.sources[k]]);
+      terms.back().coefficient = lines.hardest[k];
     }
     return;
   }
   for (std::size_t k = 0; k < read.size(); ++k) {
     const double coefficient = output.coefficients[k];
-    if (coefficient != 0) terms.push_back({read[k].data, read[k].dtype, coefficient});
+    if (coefficient == 0) continue;
+    terms.push_back(read[k]);
+    terms.back().coefficient = coefficient;
   }
 }
 
@@ -161,6 +163,17 @@ class Reader {
                   std::uint64_t count, std::vector<Term>& terms) const {
     name_terms(&Reader::view, sources, start, count, terms, 0);
   }
+  // The same, but for digests: the sum of all these terms is to take them.
+  void view_undigested(const std::vector<Source>& sources, std::uint64_t start,
+                       std::uint64_t count, std::vector<Term>& terms) const {
+    name_terms(&Reader::view_only, sources, start, count, terms, 0);
+    if (digests_.empty()) return;
+    for (std::size_t k = 0; k < sources.size(); ++k) {
+      const Source& source = sources[k];
+      if (source.digested) terms[k].digest = digests_[source.file].data();
+      terms[k].position = source.offset_bytes + start * size_of(source.dtype);
+    }
+  }
   // The same in the buffer, one behind the other from `at` on.
   void read_terms(const std::vector<Source>& sources, std::uint64_t start,
                   std::uint64_t count, std::vector<Term>& terms,
@@ -188,6 +201,12 @@ class Reader {
     }
   }
 
+  const unsigned char* view_only(std::uint32_t file, bool /*digested*/,
+                                 std::uint64_t offset_bytes, std::uint64_t size_bytes,
+                                 std::uint64_t at) const {
+    return seen(inputs_.view(file, buffer_ + at, size_bytes, offset_bytes), file, false,
+                offset_bytes, size_bytes);
+  }
   const unsigned char* seen(const unsigned char* data, std::uint32_t file, bool digested,
                             std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
     if (digested && !digests_.empty())

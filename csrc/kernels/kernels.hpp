@@ -15,10 +15,14 @@
 namespace tvmerge {
 
 // One input of a slice: `count` elements of `dtype`, to be multiplied by `coefficient`.
+// Only a sum looks at `digest`: lanes that take its bytes, which begin at `position` of
+// their file; null where that has been done or nobody wants it.
 struct Term {
   const void* data;
   Dtype dtype;
   double coefficient;
+  std::uint64_t* digest = nullptr;
+  std::uint64_t position = 0;
 };
 
 // Elements of which one Edit is summed; every slice but a tensor's last is whole tiles.
@@ -35,6 +39,8 @@ constexpr std::uint64_t kSumElements = std::uint64_t{64} * 1024;
 // once; no terms give 0. Accumulates in float32 where the output has at most 16 bits,
 // else (and wherever float64 goes in, or a coefficient that float32 cannot hold) in
 // float64, so that a float32 output is not the accumulator's own rounding error.
+//
+// Takes the digests that its terms want.
 //
 // With `lines`, coefficient_k is that of the element's line, and a term whose coefficient
 // is 0 is none; the terms' own only decide the precision. A line of no terms gives -0.

@@ -92,6 +92,7 @@ void combine_alone(const CombineSlice& slice) {
 
 void combine(const CombineSlice& slice) {
   const bool alone = slice.lines == nullptr && is_alone(slice);
+  if (!alone || !digests_rows(slice)) digest_terms(slice, 0);
   if (alone && slice.out_dtype == Dtype::bf16) return combine_alone<Bfloat16>(slice);
 #ifdef TVMERGE_HALF
   if (alone && slice.out_dtype == Dtype::f16)

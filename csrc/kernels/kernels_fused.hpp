@@ -1,8 +1,11 @@
 // Combining one narrow dtype alone, the common merge: sum, rounding and comparison of an
-// element happen in registers, where kernels_combine.hpp passes tiles through memory.
+// element happen in registers, where kernels_combine.hpp passes tiles through memory; and
+// so does the digest of few terms of bfloat16, where a register is a stripe: what comes
+// from memory then comes once, while something is computed.
 #pragma once
 
 #include "kernels/kernels_compare.hpp"
+#include "kernels/kernels_digest.hpp"
 #include "kernels/kernels_pairs.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
@@ -10,6 +13,11 @@ namespace {
 
 // Sums of more terms take the way through memory.
 constexpr std::size_t kFusedTerms = 16;
+// More registers than these digests and the sums take there are not.
+constexpr std::size_t kDigestedTerms = 4;
+constexpr bool kDigestsRows = TVMERGE_VECTOR_BYTES == kStripeBytes;
+// How far ahead of the digests memory is asked for what they will take (docs/results.md).
+constexpr std::size_t kAheadBytes = 1024;
 constexpr std::size_t kRowElements = kPairElements * kRegisters;
 
 // What all terms add up to, in the elements of two registers at `at` of every term.
@@ -36,11 +44,12 @@ struct Rows {
   std::size_t reference_step;  // from tile to tile; 0: one tile for all
   unsigned char* out;
   std::size_t count;
-  Edit* edits;  // one per tile; null: not compared
+  Edit* edits;                     // one per tile; null: not compared
+  const Term* digested = nullptr;  // the terms, if their digests are taken here
 };
 
 // `Terms` is term_count, or 0 where the compiler cannot know it.
-template <typename Codec, std::size_t Terms, bool Compared>
+template <typename Codec, std::size_t Terms, bool Compared, bool Digested = false>
 void combine_rows(const Rows& rows) {
   // In registers: what the loop writes could be anything of the caller's.
   const unsigned char* data[kFusedTerms];
@@ -55,12 +64,23 @@ void combine_rows(const Rows& rows) {
   Edit* edit = rows.edits;
   constexpr std::size_t kStep = kPairElements * Codec::kBytes;
   constexpr std::size_t kTileBytes = kTile * Codec::kBytes;
+  DigestRegister<kStep> digests[Digested ? Terms : 1];
+  if constexpr (Digested) {
+    for (std::size_t k = 0; k < Terms; ++k)
+      digests[k].begin(rows.digested[k].position, 0);
+  }
   for (std::size_t left = rows.count * kRowElements * Codec::kBytes; left > 0;) {
     const std::size_t stop = std::min(left, kTileBytes);
     Comparison<float> comparison;
     for (std::size_t row = 0; row < stop; row += kRegisters * kStep) {
       for (std::size_t part = 0; part < kRegisters; ++part) {
         const std::size_t at = row + part * kStep;
+        if constexpr (Digested) {
+          for (std::size_t k = 0; k < Terms; ++k) {
+            __builtin_prefetch(data[k] + at + kAheadBytes);
+            digests[k].add(data[k] + at);
+          }
+        }
         const Pair sum = sum_pair<Codec, Terms>(data, coefficients, term_count, at);
         const Pair out = Codec::template store<!Compared>(sum, to + at);
         if constexpr (Compared) {
@@ -76,10 +96,17 @@ void combine_rows(const Rows& rows) {
     to += stop;
     left -= stop;
   }
+  if constexpr (Digested) {
+    for (std::size_t k = 0; k < Terms; ++k)
+      add_stripe(&digests[k], rows.digested[k].digest);
+  }
 }
 
 template <typename Codec, std::size_t Terms>
 void combine_rows(const Rows& rows) {
+  if constexpr (kDigestsRows && std::is_same_v<Codec, Bfloat16> && Terms > 0) {
+    if (rows.digested != nullptr) return combine_rows<Codec, Terms, true, true>(rows);
+  }
   if (rows.edits != nullptr) return combine_rows<Codec, Terms, true>(rows);
   combine_rows<Codec, Terms, false>(rows);
 }
@@ -122,6 +149,25 @@ bool is_alone(const CombineSlice& slice) {
   return alone;
 }
 
+// Whether combine_rows takes the digests of what it sums, if it is alone.
+bool digests_rows(const CombineSlice& slice) {
+  return kDigestsRows && slice.out_dtype == Dtype::bf16 && slice.edits != nullptr &&
+         slice.term_count > 1 && slice.term_count <= kDigestedTerms &&
+         std::all_of(slice.terms, slice.terms + slice.term_count,
+                     [](const Term& term) { return term.digest != nullptr; });
+}
+
+// The digests that are wanted of bytes of every term, from byte `begin` on.
+void digest_terms(const CombineSlice& slice, std::size_t begin) {
+  for (std::size_t k = 0; k < slice.term_count; ++k) {
+    const Term& term = slice.terms[k];
+    const std::size_t size_bytes = slice.count * size_of(term.dtype);
+    if (term.digest != nullptr && begin < size_bytes)
+      digest(static_cast<const unsigned char*>(term.data) + begin, size_bytes - begin,
+             term.position + begin, term.digest);
+  }
+}
+
 // A whole slice, its end included.
 template <typename Codec>
 void combine_rows(const CombineSlice& slice) {
@@ -136,11 +182,13 @@ void combine_rows(const CombineSlice& slice) {
     coefficients[k] = static_cast<float>(slice.terms[k].coefficient);
   }
   auto* const out = static_cast<unsigned char*>(slice.out);
-  const bool zero = slice.reference == nullptr;
+  const bool zero = slice.reference == nullptr, digested = digests_rows(slice);
   const auto* const reference =
       zero ? kZeros : static_cast<const unsigned char*>(slice.reference);
   combine_rows<Codec>({data, coefficients, slice.term_count, reference,
-                       zero ? 0 : sizeof kZeros, out, row_count, slice.edits});
+                       zero ? 0 : sizeof kZeros, out, row_count, slice.edits,
+                       digested ? slice.terms : nullptr});
+  if (digested) digest_terms(slice, whole_bytes);
   const std::size_t end_bytes = slice.count * Codec::kBytes - whole_bytes;
   if (end_bytes == 0) return;
   const Edit end = combine_end<Codec>(

@@ -65,6 +65,8 @@ class Merging {
       const std::uint64_t count = std::min(length, write.length - at);
       if (draws) {
         reader.read_terms(job.sources, write.start + at, count, read);
+      } else if (is_one_sum(job)) {
+        reader.view_undigested(job.sources, write.start + at, count, read);
       } else {
         reader.view_terms(job.sources, write.start + at, count, read);
       }
@@ -83,6 +85,14 @@ class Merging {
       edits[o] = trees[o].total();
       share.add_bytes(size_bytes);
     }
+  }
+
+  // Whether one sum looks at every source, and once.
+  static bool is_one_sum(const CombineJob& job) {
+    if (job.outputs.size() != 1) return false;
+    const Output& output = job.outputs.front();
+    return !output.consensus && !output.lines &&
+           std::count(output.coefficients.begin(), output.coefficients.end(), 0.0) == 0;
   }
 
   static std::uint64_t begin_bytes(const Output& output, std::uint64_t start) {
