@@ -1,7 +1,8 @@
 """The floor of a merge: the time that its reading and writing take, whatever is computed.
 
 The same files, slices, threads and batches as the merge, with the arithmetic and the digests left
-out: no merge that reads and writes through the page cache in this pattern can be faster.
+out: no merge that reads and writes in this pattern can be faster. One whose inputs are mapped, and
+so not copied out of the page cache, may be.
 """
 
 from __future__ import annotations
