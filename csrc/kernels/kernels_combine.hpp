@@ -78,8 +78,10 @@ void combine_alone(const CombineSlice& slice) {
   // A tensor's end in order: as instruction sets sum it that have no such Codec.
   if (!std::is_same_v<Codec, Bfloat16>) rows.count -= slice.count % kTile;
   combine_rows<Codec>(rows);
-  if (rows.count < slice.count)
+  if (rows.count < slice.count) {
+    if (digests_rows(slice)) digest_terms(slice, rows.count * Codec::kBytes);
     combine_tile<float>(slice, rows.count, slice.count - rows.count);
+  }
   if (slice.edits == nullptr) return;
   for (std::size_t start = 0; start < rows.count; start += kTile) {
     const Edit& edit = slice.edits[start / kTile];

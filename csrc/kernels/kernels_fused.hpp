@@ -1,6 +1,6 @@
 // Combining one narrow dtype alone, the common merge: sum, rounding and comparison of an
 // element happen in registers, where kernels_combine.hpp passes tiles through memory; and
-// so does the digest of few terms of bfloat16, where a register is a stripe: what comes
+// so does the digest of few terms of 16 bits, where a register is a stripe: what comes
 // from memory then comes once, while something is computed.
 #pragma once
 
@@ -104,7 +104,7 @@ void combine_rows(const Rows& rows) {
 
 template <typename Codec, std::size_t Terms>
 void combine_rows(const Rows& rows) {
-  if constexpr (kDigestsRows && std::is_same_v<Codec, Bfloat16> && Terms > 0) {
+  if constexpr (kDigestsRows && Codec::kBytes == 2 && Terms > 0) {
     if (rows.digested != nullptr) return combine_rows<Codec, Terms, true, true>(rows);
   }
   if (rows.edits != nullptr) return combine_rows<Codec, Terms, true>(rows);
@@ -151,7 +151,7 @@ bool is_alone(const CombineSlice& slice) {
 
 // Whether combine_rows takes the digests of what it sums, if it is alone.
 bool digests_rows(const CombineSlice& slice) {
-  return kDigestsRows && slice.out_dtype == Dtype::bf16 && slice.edits != nullptr &&
+  return kDigestsRows && size_of(slice.out_dtype) == 2 && slice.edits != nullptr &&
          slice.term_count > 1 && slice.term_count <= kDigestedTerms &&
          std::all_of(slice.terms, slice.terms + slice.term_count,
                      [](const Term& term) { return term.digest != nullptr; });
