@@ -41,8 +41,11 @@ class Copying {
   void copy(std::size_t number, std::uint64_t start, std::uint64_t size_bytes,
             const Reader& reader, Seen& seen, Share& share) const {
     const CopyJob& job = copies_[number];
+    // What is written must be what was digested: a view might change in between.
+    const std::uint64_t at = job.offset_bytes + start;
     const unsigned char* const data =
-        reader.view(job.file, job.digested, job.offset_bytes + start, size_bytes, 0);
+        job.targets.empty() ? reader.view(job.file, job.digested, at, size_bytes, 0)
+                            : reader.read(job.file, job.digested, at, size_bytes, 0);
     for (std::size_t t = 0; t < job.targets.size(); ++t) {
       const auto& [file, begin] = job.targets[t];
       write_rest(file, data, start, size_bytes, begin, clones_.at(number, t));

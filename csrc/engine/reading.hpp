@@ -34,7 +34,10 @@ class Extents {
   void add(const std::vector<Source>& sources, std::uint64_t elements) {
     for (const Source& source : sources)
       add(source.file, source.offset_bytes, elements * size_of(source.dtype));
+    widest_ = std::max(widest_, sources.size());
   }
+  // How many ranges a job reads at most at a time.
+  [[nodiscard]] std::size_t widest() const { return widest_; }
   [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> at(std::size_t file) const {
     const auto [begin, end] = extents_[file];
     return {std::min(begin, end), end};
@@ -42,6 +45,7 @@ class Extents {
 
  private:
   std::vector<std::pair<std::uint64_t, std::uint64_t>> extents_;
+  std::size_t widest_ = 2;  // what is copied, and compared with
 };
 
 // Of what was read of a job's sources, the terms of one of its sums.
@@ -69,8 +73,8 @@ class Inputs {
  public:
   Inputs(const std::vector<std::string>& paths, const Extents& extents,
          const Options& options)
-      : mapped_(windows(paths.size(), options, 0),
-                windows(paths.size(), options, kWindowsAhead)) {
+      : mapped_(windows(extents.widest(), options, 0),
+                windows(extents.widest(), options, kWindowsAhead)) {
     files_.reserve(paths.size());
     for (std::size_t f = 0; f < paths.size(); ++f) {
       files_.push_back(File::open_for_reading(paths[f]));
@@ -89,7 +93,7 @@ class Inputs {
   // The range in `buffer`. Any thread may call this and the next one.
   const unsigned char* read(std::uint32_t file, unsigned char* buffer,
                             std::uint64_t size_bytes, std::uint64_t offset_bytes) {
-    ahead_[file].before(offset_bytes, size_bytes);
+    ahead_[file].before(offset_bytes, size_bytes, false);
     files_[file].read(buffer, size_bytes, offset_bytes);
     ahead_[file].after(offset_bytes, size_bytes);
     return buffer;
@@ -97,11 +101,12 @@ class Inputs {
   // The range where it is mapped, else in `buffer`.
   const unsigned char* view(std::uint32_t file, unsigned char* buffer,
                             std::uint64_t size_bytes, std::uint64_t offset_bytes) {
-    ahead_[file].before(offset_bytes, size_bytes);
     Mapping& mapping = mappings_[file];
     if (mapping.suits(offset_bytes, size_bytes)) {
-      const unsigned char* const at = mapping.view(
-          offset_bytes, size_bytes, ahead_[file].was_cached(offset_bytes, size_bytes));
+      ReadAhead& ahead = ahead_[file];
+      ahead.before(offset_bytes, size_bytes, true);
+      const bool cached = ahead.was_cached(offset_bytes, size_bytes);
+      const unsigned char* const at = mapping.view(offset_bytes, size_bytes, cached);
       if (at != nullptr) return at;
     }
     return read(file, buffer, size_bytes, offset_bytes);
@@ -117,15 +122,16 @@ class Inputs {
   }
 
  private:
-  // How many windows the threads look at in every file at a time, with those that they
-  // will soon; none where that is too much.
-  static std::size_t windows(std::size_t files, const Options& options,
+  // How many windows the threads look at at a time, where each looks at so many ranges,
+  // with those that they will look at soon; none where that is too much, or where address
+  // space is scarce.
+  static std::size_t windows(std::size_t ranges, const Options& options,
                              std::size_t ahead) {
     constexpr std::size_t kThreadsAWindow = 4;  // each at its megabyte
     const std::size_t each = options.threads / kThreadsAWindow + 3;
     const bool fits =
-        files * (each + kWindowsAhead) * kWindowBytes <= options.mapped_bytes;
-    return fits ? files * (each + ahead) : 0;
+        ranges * (each + kWindowsAhead) * kWindowBytes <= options.mapped_bytes;
+    return fits && has_address_space() ? ranges * (each + ahead) : 0;
   }
 
   std::vector<File> files_;  // never moved: reserved beforehand

@@ -1,5 +1,6 @@
 #include "files/bus_errors.hpp"
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -9,7 +10,7 @@
 namespace tvmerge {
 namespace {
 
-// The ranges of the process, and who takes a bus error that is in none of them.
+// The ranges of the process, and who takes what is in none of them.
 BusErrors* first = nullptr;
 struct sigaction former = {};
 
@@ -23,7 +24,8 @@ class Locked {
   }
   Locked(const Locked&) = delete;
   Locked& operator=(const Locked&) = delete;
-  ~Locked() { taken_.clear(std::memory_order_release); }
+  ~Locked() { free(); }
+  static void free() { taken_.clear(std::memory_order_release); }
 
  private:
   static inline std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
@@ -48,24 +50,45 @@ bool cover(void* address) {
 
 namespace {
 
+// Of the thread that handles a signal; in memory that needs no allocation.
+__attribute__((tls_model("initial-exec"))) thread_local bool passing = false;
+__attribute__((tls_model("initial-exec"))) thread_local bool passed = false;
+
+bool is_function(const struct sigaction& action) {
+  return (action.sa_flags & SA_SIGINFO) != 0 ||
+         (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN);
+}
+
 void handle(int signal, siginfo_t* info, void* context) {
-  if (cover(info->si_addr)) return;
+  const bool sent = info->si_code <= 0;  // by a process: no address came with it
+  if (!sent && cover(info->si_addr)) return;
+  // Whoever was there before may send the signal again, or call us: once is enough.
+  if (!is_function(former) || passing || (sent && passed)) {
+    struct sigaction end = {};
+    end.sa_handler = sent && former.sa_handler == SIG_IGN ? SIG_IGN : SIG_DFL;
+    ::sigaction(signal, &end, nullptr);
+    if (sent) ::raise(signal);  // A fault comes again by itself.
+    return;
+  }
+  passing = passed = true;
   if ((former.sa_flags & SA_SIGINFO) != 0) {
     former.sa_sigaction(signal, info, context);
-  } else if (former.sa_handler == SIG_DFL || former.sa_handler == SIG_IGN) {
-    // The error comes again when this returns, and ends the process as it would have.
-    ::sigaction(SIGBUS, &former, nullptr);
   } else {
     former.sa_handler(signal);
   }
+  passing = false;
 }
 
-// The caller holds the lock. Others (Python's faulthandler) may have put theirs in its
-// place since the last time.
+bool is_ours(const struct sigaction& action) {
+  return (action.sa_flags & SA_SIGINFO) != 0 && action.sa_sigaction == handle;
+}
+
+// The caller holds the lock, as for `uninstall`.
 void install() {
+  static const bool forks = ::pthread_atfork(nullptr, nullptr, Locked::free) == 0;
+  static_cast<void>(forks);
   struct sigaction now = {};
-  if (::sigaction(SIGBUS, nullptr, &now) != 0) return;
-  if ((now.sa_flags & SA_SIGINFO) != 0 && now.sa_sigaction == handle) return;
+  if (::sigaction(SIGBUS, nullptr, &now) != 0 || is_ours(now)) return;
   former = now;
   struct sigaction ours = {};
   ours.sa_sigaction = handle;
@@ -74,12 +97,18 @@ void install() {
   ::sigaction(SIGBUS, &ours, nullptr);
 }
 
+void uninstall() {
+  struct sigaction now = {};
+  if (::sigaction(SIGBUS, nullptr, &now) == 0 && is_ours(now))
+    ::sigaction(SIGBUS, &former, nullptr);
+}
+
 }  // namespace
 
 BusErrors::BusErrors(void* begin, std::size_t size_bytes)
     : begin_(static_cast<char*>(begin)), end_(begin_ + size_bytes) {
   const Locked locked;
-  install();
+  if (first == nullptr) install();
   next_ = first;
   if (next_ != nullptr) next_->previous_ = this;
   first = this;
@@ -89,6 +118,7 @@ BusErrors::~BusErrors() {
   const Locked locked;
   (previous_ != nullptr ? previous_->next_ : first) = next_;
   if (next_ != nullptr) next_->previous_ = previous_;
+  if (first == nullptr) uninstall();
 }
 
 }  // namespace tvmerge

@@ -7,8 +7,9 @@
 
 namespace tvmerge {
 
-// Addresses at which a bus error is not the end of the process: zeros take the place of
-// the page, and `happened` says so from then on. What was computed from it is wrong.
+// Addresses at which, as long as this lives, a bus error is not the end of the process:
+// zeros take the place of the page, and `happened` says so from then on. What was
+// computed from it is wrong.
 class BusErrors {
  public:
   BusErrors(void* begin, std::size_t size_bytes);

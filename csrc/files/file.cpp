@@ -21,6 +21,12 @@
 namespace tvmerge {
 namespace {
 
+#ifdef SYS_cachestat
+constexpr long kCachestat = SYS_cachestat;
+#else
+constexpr long kCachestat = 451;  // on every architecture
+#endif
+
 [[noreturn]] void fail(const std::string& path, const std::string& what, int code) {
   std::string advice;
   if (code == ENOSPC) advice = ". Free some space, or write to another disk";
@@ -122,16 +128,15 @@ bool File::clone(const File& source, std::uint64_t source_offset_bytes,
 }
 
 bool File::is_cached(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
-#ifdef SYS_cachestat
-  constexpr long kCachestat = SYS_cachestat;
-#else
-  constexpr long kCachestat = 451;  // on every architecture
-#endif
   const std::uint64_t range[2] = {offset_bytes, size_bytes};
   std::uint64_t pages[5] = {};  // cached, dirty, in write-back, evicted, lately evicted
   if (::syscall(kCachestat, descriptor_, range, pages, 0) != 0) return false;
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   return pages[0] >= (size_bytes + page - 1) / page;
+}
+
+bool File::tells_what_is_cached() {
+  return ::syscall(kCachestat, -1, nullptr, nullptr, 0) == 0 || errno == EBADF;
 }
 
 void File::will_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
@@ -178,6 +183,11 @@ void reserve_descriptors(std::size_t count) {
   if (limit.rlim_cur >= wanted) return;
   limit.rlim_cur = std::min(wanted, limit.rlim_max);
   ::setrlimit(RLIMIT_NOFILE, &limit);  // Refused: opening the files says so.
+}
+
+bool has_address_space() {
+  rlimit limit{};
+  return ::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
 }
 
 }  // namespace tvmerge

@@ -9,6 +9,9 @@ namespace tvmerge {
 
 class File {
  public:
+  // Whether the kernel can tell what is in the page cache (from Linux 6.5 on).
+  [[nodiscard]] static bool tells_what_is_cached();
+
   // Throws Error(storage) where the file cannot be opened.
   [[nodiscard]] static File open_for_reading(const std::string& path);
   [[nodiscard]] static File open_for_writing(const std::string& path);
@@ -44,8 +47,7 @@ class File {
   [[nodiscard]] bool clone(const File& source, std::uint64_t source_offset_bytes,
                            std::uint64_t size_bytes, std::uint64_t offset_bytes) const;
 
-  // Whether all of the range is in the page cache; false where the kernel cannot tell
-  // (before Linux 6.5).
+  // Whether all of the range is in the page cache; false where the kernel cannot tell.
   [[nodiscard]] bool is_cached(std::uint64_t offset_bytes,
                                std::uint64_t size_bytes) const;
   // Advice to the kernel, which may do nothing: read the range soon; drop it from the
@@ -67,5 +69,7 @@ class File {
 // Lifts the process's soft limit on open files so that `count` more fit, as far as the
 // hard limit allows: a sharded model and ten fine-tunes of it can be a thousand files.
 void reserve_descriptors(std::size_t count);
+// Whether nothing limits how much a process may map.
+[[nodiscard]] bool has_address_space();
 
 }  // namespace tvmerge

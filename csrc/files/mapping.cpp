@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <system_error>
+#include <exception>
 
 #include "core/error.hpp"
 
@@ -15,47 +15,60 @@ namespace {
 #ifdef MADV_POPULATE_READ
 constexpr int kPopulate = MADV_POPULATE_READ;
 #else
-constexpr int kPopulate = 22;  // Linux 5.14; older ones refuse, and files are read
+constexpr int kPopulate = 22;  // Linux 5.14
 #endif
 
 // Less is read in less time than it takes to find out where it lies.
 constexpr std::uint64_t kLeastBytes = std::uint64_t{16} * 1024;
 constexpr std::uint64_t kAlignmentBytes = 8;  // the widest dtype's
-// Measured (docs/results.md): 4 KiB of 2 MiB folios are mapped in 10 to 60 ns, of smaller
+// Measured (docs/results.md): 4 KiB of large folios are mapped in 10 to 60 ns, of smaller
 // ones in 150 to 400. To copy them takes 400, of which 270 remain if they are mapped, for
 // then the arithmetic waits for memory.
 constexpr std::uint64_t kTrialBytes = std::uint64_t{1024} * 1024;
 constexpr std::chrono::nanoseconds kTrialTime{256 * 100};
-// Threads that wait for the disk: as many requests as it needs at a time.
-constexpr std::size_t kFetchers = 4;
+// Threads that wait for the disk, at most: four windows of four files at a time, which
+// disks far away want. A disk in the machine is busy with four.
+constexpr std::size_t kFetchers = 16;
 // So many windows are read without a trial after one that was slow.
-constexpr std::uint64_t kPatience = 4;
+constexpr std::int64_t kPatience = 4;
 
 std::uint64_t page_of(std::uint64_t offset_bytes) {
   const auto page = static_cast<std::uint64_t>(::getpagesize());
   return offset_bytes / page * page;
 }
 
+// Whether this kernel populates mappings and can tell what it has cached.
+bool kernel_can() {
+  static const bool can =
+      ::madvise(nullptr, 0, kPopulate) == 0 && File::tells_what_is_cached();
+  return can;
+}
+
 }  // namespace
 
 bool MappedWindows::fetch(Mapping& mapping, std::uint64_t window) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (threads_.size() < kFetchers) {
+  wanted_.emplace_back(&mapping, window);
+  if (wanted_.size() > idle_ && threads_.size() < kFetchers) {
     try {
       threads_.emplace_back([this] { work(); });
-    } catch (const std::system_error&) {
-      if (threads_.empty()) return false;
+    } catch (const std::exception&) {  // no thread, or no memory
+      if (threads_.empty()) {
+        wanted_.pop_back();
+        return false;
+      }
     }
   }
   most_ = most_ahead_;
-  wanted_.emplace_back(&mapping, window);
   asked_.notify_one();
   return true;
 }
 
 void MappedWindows::work() {
   for (std::unique_lock<std::mutex> lock(mutex_);;) {
+    ++idle_;
     asked_.wait(lock, [&] { return stopped_ || !wanted_.empty(); });
+    --idle_;
     if (stopped_) return;
     const auto [mapping, window] = wanted_.front();
     wanted_.pop_front();
@@ -75,17 +88,33 @@ void MappedWindows::stop() {
   threads_.clear();
 }
 
-void MappedWindows::add(Mapping& mapping, std::uint64_t window) {
-  std::optional<Window> first;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    held_.emplace_back(&mapping, window);
-    if (held_.size() > most_) {
-      first = held_.front();
-      held_.pop_front();
+std::vector<MappedWindows::Window> MappedWindows::admit(Mapping& mapping,
+                                                        std::uint64_t window) {
+  using State = Mapping::State;
+  std::vector<Window> going;
+  going.reserve(held_.size() + dropped_.size() + 2);
+  held_.emplace_back(&mapping, window);
+  const auto go = [&](const Window& one) {
+    going.push_back(one);
+    one.first->states_[one.second] = State::busy;
+  };
+  for (std::size_t left = held_.size(); held_.size() > most_ && left > 0; --left) {
+    const Window one = held_.front();
+    held_.pop_front();
+    const State state = one.first->states_[one.second];
+    if (state == State::busy) {  // its time will come
+      held_.push_back(one);
+    } else if (state == State::mapped) {
+      dropped_.push_back(one);
+      go(one);
     }
   }
-  if (first) first->first->drop(first->second);
+  while (dropped_.size() > most_) {
+    const Window one = dropped_.front();
+    dropped_.pop_front();
+    if (one.first->states_[one.second] == State::unknown) go(one);
+  }
+  return going;
 }
 
 Mapping::Mapping(const File& file, std::uint64_t begin_bytes, std::uint64_t end_bytes,
@@ -95,15 +124,15 @@ Mapping::Mapping(const File& file, std::uint64_t begin_bytes, std::uint64_t end_
       origin_bytes_(page_of(begin_bytes)),
       cut_(begin_bytes, end_bytes),
       mapped_(mapped) {
-  if (!mapped.any() || begin_bytes + kLeastBytes > end_bytes) return;
+  if (!mapped.any() || begin_bytes + kLeastBytes > end_bytes || !kernel_can()) return;
   if (file.size_bytes() < end_bytes) return;  // reading says so
+  states_ = std::make_unique<std::atomic<State>[]>(cut_.count());
+  for (std::uint64_t w = 0; w < cut_.count(); ++w) states_[w] = State::unknown;
   address_ = file.map(origin_bytes_, end_bytes_ - origin_bytes_);
   if (address_ == nullptr) return;
   // What is brought from the disk comes in folios of 2 MiB, where there are such.
   ::madvise(address_, end_bytes_ - origin_bytes_, MADV_HUGEPAGE);
   bus_errors_.emplace(address_, end_bytes_ - origin_bytes_);
-  states_ = std::make_unique<std::atomic<State>[]>(cut_.count());
-  for (std::uint64_t w = 0; w < cut_.count(); ++w) states_[w] = State::unknown;
 }
 
 Mapping::~Mapping() {
@@ -119,10 +148,9 @@ bool Mapping::suits(std::uint64_t offset_bytes, std::uint64_t size_bytes) const 
 
 bool Mapping::fetch(std::uint64_t window) {
   if (address_ == nullptr) return false;
-  State state = State::unknown;
-  if (!states_[window].compare_exchange_strong(state, State::busy)) return true;
+  if (!begin(window)) return true;
   if (mapped_.fetch(*this, window)) return true;
-  settle(window, false);
+  settle(window, State::refused);
   return false;
 }
 
@@ -151,13 +179,33 @@ std::uint64_t Mapping::size_bytes(std::uint64_t window) const {
   return cut_.end(window) - page_of(cut_.begin(window));
 }
 
-bool Mapping::is_mapped(std::uint64_t window, bool cached) {
-  State state = states_[window];
-  if (state == State::unknown && cached &&
-      states_[window].compare_exchange_strong(state, State::busy)) {
-    settle(window, window >= next_try_ && populate_fast(window));
+bool Mapping::begin(std::uint64_t window) {
+  std::vector<MappedWindows::Window> going;
+  {
+    const std::lock_guard<std::mutex> lock(mapped_.mutex_);
+    if (states_[window] != State::unknown) return false;
+    going = mapped_.admit(*this, window);
+    states_[window] = State::busy;
   }
-  state = states_[window];
+  for (const auto& [mapping, one] : going) {
+    mapping->drop(one);
+    mapping->settle(one, State::unknown);
+  }
+  return true;
+}
+
+void Mapping::settle(std::uint64_t window, State state) {
+  {
+    const std::lock_guard<std::mutex> lock(mapped_.mutex_);
+    states_[window] = state;
+  }
+  mapped_.done_.notify_all();
+}
+
+bool Mapping::is_mapped(std::uint64_t window, bool cached) {
+  if (states_[window] == State::unknown && cached && begin(window))
+    settle(window, populate_fast(window));
+  State state = states_[window];
   if (state == State::busy) {
     std::unique_lock<std::mutex> lock(mapped_.mutex_);
     mapped_.done_.wait(lock, [&] { return (state = states_[window]) != State::busy; });
@@ -165,35 +213,34 @@ bool Mapping::is_mapped(std::uint64_t window, bool cached) {
   return state == State::mapped;
 }
 
-bool Mapping::populate_fast(std::uint64_t window) {
+Mapping::State Mapping::populate_fast(std::uint64_t window) {
+  if (to_skip_ > 0) {
+    --to_skip_;
+    return State::refused;
+  }
   unsigned char* const at = memory(window);
   const std::uint64_t size = size_bytes(window);
   const std::uint64_t trial = std::min(kTrialBytes, size);
   const auto started = std::chrono::steady_clock::now();
-  if (::madvise(at, trial, kPopulate) != 0) return false;
+  const bool mapped = ::madvise(at, trial, kPopulate) == 0;
   if (std::chrono::steady_clock::now() - started > kTrialTime) {
-    ::madvise(at, trial, MADV_DONTNEED);
-    next_try_ = window + kPatience;
-    return false;
+    to_skip_ = kPatience;
+  } else if (mapped &&
+             (trial == size || ::madvise(at + trial, size - trial, kPopulate) == 0)) {
+    return State::mapped;
   }
-  return trial == size || ::madvise(at + trial, size - trial, kPopulate) == 0;
+  drop(window);
+  return State::refused;
 }
 
-bool Mapping::populate(std::uint64_t window) const {
-  return ::madvise(memory(window), size_bytes(window), kPopulate) == 0;
+Mapping::State Mapping::populate(std::uint64_t window) const {
+  if (::madvise(memory(window), size_bytes(window), kPopulate) == 0) return State::mapped;
+  drop(window);
+  file_.will_need(cut_.begin(window), cut_.size(window));
+  return State::refused;
 }
 
-void Mapping::settle(std::uint64_t window, bool mapped) {
-  if (mapped) mapped_.add(*this, window);
-  {
-    const std::lock_guard<std::mutex> lock(mapped_.mutex_);
-    states_[window] = mapped ? State::mapped : State::refused;
-  }
-  mapped_.done_.notify_all();
-}
-
-void Mapping::drop(std::uint64_t window) {
-  states_[window] = State::unknown;
+void Mapping::drop(std::uint64_t window) const {
   ::madvise(memory(window), size_bytes(window), MADV_DONTNEED);
 }
 

@@ -30,9 +30,10 @@ namespace tvmerge {
 
 class Mapping;
 
-// The windows that are mapped, of all files of a run: at most so many, and more when some
-// come from the disk before they are looked at. The one that came first makes room;
-// whoever still looks into it has it mapped page by page.
+// The windows that are mapped or about to be, of all files of a run: at most so many, and
+// more when some come from the disk before they are looked at. The one that came first
+// makes room. Whoever still looks into it faults it in again, so it is dropped once more
+// when as many others have gone.
 class MappedWindows {
  public:
   MappedWindows(std::size_t most, std::size_t most_ahead)
@@ -42,9 +43,6 @@ class MappedWindows {
   ~MappedWindows() { stop(); }
 
   [[nodiscard]] bool any() const { return most_ > 0; }
-  // Has a window that is busy brought from the disk by one of the threads that wait for
-  // it; false where there can be none.
-  [[nodiscard]] bool fetch(Mapping& mapping, std::uint64_t window);
   // No window is fetched any more: call it before a mapping ends.
   void stop();
 
@@ -52,15 +50,20 @@ class MappedWindows {
   friend class Mapping;
   using Window = std::pair<Mapping*, std::uint64_t>;
 
-  void add(Mapping& mapping, std::uint64_t window);
+  // Has a busy window brought from the disk by a thread that waits for it; false where
+  // there can be none.
+  [[nodiscard]] bool fetch(Mapping& mapping, std::uint64_t window);
+  // The caller holds the mutex: counts a window, and returns those that must go.
+  [[nodiscard]] std::vector<Window> admit(Mapping& mapping, std::uint64_t window);
   void work();
 
-  std::mutex mutex_;
+  std::mutex mutex_;  // of all states but for looking at them
   std::condition_variable asked_, done_;
   std::size_t most_;
   const std::size_t most_ahead_;
-  std::deque<Window> held_, wanted_;
+  std::deque<Window> held_, dropped_, wanted_;
   std::vector<std::thread> threads_;
+  std::size_t idle_ = 0;
   bool stopped_ = false;
 };
 
@@ -93,14 +96,15 @@ class Mapping {
   // A window from its first page on.
   [[nodiscard]] unsigned char* memory(std::uint64_t window) const;
   [[nodiscard]] std::uint64_t size_bytes(std::uint64_t window) const;
+  // Makes an unknown window busy; false where it is none.
+  [[nodiscard]] bool begin(std::uint64_t window);
+  void settle(std::uint64_t window, State state);
   [[nodiscard]] bool is_mapped(std::uint64_t window, bool cached);
   // Maps what is cached, if it is fast; what the disk has to bring, however long it
   // takes.
-  [[nodiscard]] bool populate_fast(std::uint64_t window);
-  [[nodiscard]] bool populate(std::uint64_t window) const;
-  // It is busy no more.
-  void settle(std::uint64_t window, bool mapped);
-  void drop(std::uint64_t window);
+  [[nodiscard]] State populate_fast(std::uint64_t window);
+  [[nodiscard]] State populate(std::uint64_t window) const;
+  void drop(std::uint64_t window) const;
 
   const File& file_;
   const std::uint64_t end_bytes_;
@@ -109,7 +113,7 @@ class Mapping {
   MappedWindows& mapped_;
   unsigned char* address_ = nullptr;
   std::unique_ptr<std::atomic<State>[]> states_;
-  std::atomic<std::uint64_t> next_try_{0};
+  std::atomic<std::int64_t> to_skip_{0};
   std::optional<BusErrors> bus_errors_;
 };
 

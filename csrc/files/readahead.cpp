@@ -21,18 +21,18 @@ ReadAhead::ReadAhead(const File& file, Mapping& mapping, std::uint64_t begin_byt
     windows_[w].unread_bytes = cut_.size(w);
 }
 
-void ReadAhead::before(std::uint64_t offset_bytes, std::uint64_t size_bytes) {
+void ReadAhead::before(std::uint64_t offset_bytes, std::uint64_t size_bytes, bool view) {
   const std::uint64_t stop = cut_.at(offset_bytes + size_bytes) + kWindowsAhead;
   for (std::uint64_t w = cut_.at(offset_bytes); w < std::min(stop, cut_.count()); ++w) {
     State state = State::unknown;
     if (windows_[w].state == state &&
         windows_[w].state.compare_exchange_strong(state, State::asking)) {
-      request(w);
+      request(w, view);
     }
   }
 }
 
-void ReadAhead::request(std::uint64_t window) {
+void ReadAhead::request(std::uint64_t window, bool view) {
   const std::uint64_t begin = cut_.begin(window), size = cut_.size(window);
   const std::uint64_t probe = std::min(kProbeBytes, size);
   if (file_.is_cached(begin, probe) && file_.is_cached(begin + size - probe, probe)) {
@@ -40,7 +40,7 @@ void ReadAhead::request(std::uint64_t window) {
     return;
   }
   windows_[window].state = State::ours;
-  if (drops_ || !mapping_.fetch(window)) file_.will_need(begin, size);
+  if (!view || drops_ || !mapping_.fetch(window)) file_.will_need(begin, size);
 }
 
 bool ReadAhead::was_cached(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {

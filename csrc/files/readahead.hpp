@@ -23,8 +23,8 @@ class ReadAhead {
   ReadAhead(const File& file, Mapping& mapping, std::uint64_t begin_bytes,
             std::uint64_t end_bytes, bool drops);
 
-  // The caller is about to read [offset, offset + size).
-  void before(std::uint64_t offset_bytes, std::uint64_t size_bytes);
+  // The caller is about to read [offset, offset + size), or to view it.
+  void before(std::uint64_t offset_bytes, std::uint64_t size_bytes, bool view);
   // Whether all of it was in the page cache before anybody here asked for it; `before`
   // has been called.
   [[nodiscard]] bool was_cached(std::uint64_t offset_bytes,
@@ -40,7 +40,7 @@ class ReadAhead {
     std::atomic<std::uint64_t> unread_bytes{0};
   };
 
-  void request(std::uint64_t window);
+  void request(std::uint64_t window, bool view);
 
   const File& file_;
   Mapping& mapping_;

@@ -113,6 +113,7 @@ void combine_rows(const Rows& rows) {
 
 template <typename Codec>
 void combine_rows(const Rows& rows) {
+  static_assert(kDigestedTerms == 4, "digests are taken where the number is known");
   if (rows.term_count == 2) return combine_rows<Codec, 2>(rows);
   if (rows.term_count == 3) return combine_rows<Codec, 3>(rows);
   if (rows.term_count == 4) return combine_rows<Codec, 4>(rows);

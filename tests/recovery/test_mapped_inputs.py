@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,29 +54,57 @@ def test_an_input_cut_short_after_it_was_mapped_is_an_error(disk: FaultyDisk, la
     assert not (large / UNFINISHED).exists()
 
 
-# A bus error of somebody else's, after a merge has put its handler in place.
+# A bus error of somebody else's, between or after merges that had their handler in place.
 FOREIGN = """
-import faulthandler, mmap, os, sys
+import faulthandler, mmap, os, signal, sys
 from pathlib import Path
 from tvmerge import Checkpoint
-if sys.argv[2] == "faulthandler":
-    faulthandler.enable()
-place = Path(sys.argv[1])
+place, steps = Path(sys.argv[1]), sys.argv[2:]
 base, tuned = Checkpoint(place / "base"), Checkpoint(place / "tuned")
-(base - 0.5 * (tuned - base)).save(place / "out")
-(place / "short").write_bytes(bytes(8192))
-with (place / "short").open("r+b") as file:
-    held = mmap.mmap(file.fileno(), 8192)
-    file.truncate(0)
-    held[5000]
+
+def fault():
+    (place / "short").write_bytes(bytes(8192))
+    with (place / "short").open("r+b") as file:
+        held = mmap.mmap(file.fileno(), 8192)
+        file.truncate(0)
+        held[5000]
+
+def during(moved, _whole):
+    globals()[steps[-1]]()
+
+for step in steps:
+    if step == "faulthandler":
+        faulthandler.enable()
+    elif step == "merge":
+        (base - 0.5 * (tuned - base)).save(place / f"out{len(os.listdir(place))}")
+    elif step == "during":
+        (base - 0.5 * (tuned - base)).save(place / "last", progress=during)
+    elif step == "send":
+        os.kill(os.getpid(), signal.SIGBUS)
+    elif step == "fault":
+        fault()
 """
 
 
-@pytest.mark.parametrize(("whose", "said"), [("faulthandler", "Bus error"), ("default", "")])
-def test_bus_errors_of_others_are_theirs(whose: str, said: str, large: Path) -> None:
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "merge fault",
+        "merge send",
+        "faulthandler merge fault",
+        "merge faulthandler merge fault",
+        "merge faulthandler merge send",
+        "faulthandler during fault",
+        "faulthandler merge faulthandler during fault",
+        "during fault",
+    ],
+)
+def test_bus_errors_of_others_are_theirs(steps: str, large: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", FOREIGN, large, whose], capture_output=True, text=True
+        [sys.executable, "-c", FOREIGN, large, *steps.split()],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
-    assert ended.returncode == -7  # SIGBUS
-    assert said in ended.stderr
-    assert (large / "out").is_dir()
+    assert ended.returncode == -signal.SIGBUS
+    assert ended.stderr.count("Fatal Python error: Bus error") == ("faulthandler" in steps)

@@ -121,7 +121,7 @@ def _with_masks(wanted: Wanted, cuts: Sequence[Sequence[Cuts]], engine: Engine) 
             if not (consensus.summed and delta.keep.row and not delta.keep.important):
                 continue
             if left is None:
-                left = engine.spare_bytes(_MASK_BYTES)
+                left = engine.take_spare(_MASK_BYTES)
             if job.elements // 8 < left:
                 left -= job.elements // 8
                 held[k] = held[k]._replace(mask=_core.RowMask(elements=job.elements))

@@ -42,7 +42,7 @@ class Engine:
 
     def check_room(self, size_bytes: int) -> None:
         """What measurements leave in memory fits beside the buffers; else MemoryLimitError."""
-        self._beside_bytes = size_bytes
+        self._beside_bytes += size_bytes
         if not size_bytes or self.workspace.memory_mib is None:
             return
         left = self.workspace.room_bytes
@@ -52,13 +52,14 @@ class Engine:
                 f"limit leaves {left // MIB} MiB for them. Raise it by the difference"
             )
 
-    def spare_bytes(self, most: int) -> int:
-        """What of `most` bytes may be held beside the buffers; perhaps nothing."""
+    def take_spare(self, most: int) -> int:
+        """How many of `most` bytes may be held beside the buffers from now on; perhaps none."""
         try:
-            self._beside_bytes = min(most, self.workspace.room_bytes)
+            taken = max(0, min(most, self.workspace.room_bytes))
         except MemoryLimitError:
             return 0
-        return self._beside_bytes
+        self._beside_bytes += taken
+        return taken
 
     def run(
         self, measure: Callable[..., list[T]], jobs: Sequence[Any], *, on_cards: bool = True

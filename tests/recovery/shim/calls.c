@@ -111,22 +111,22 @@ static struct {
 static atomic_int mapping_count;
 
 void* mmap(void* address, size_t size, int access, int flags, int file, off_t offset) {
-  if (file >= 0) {
+  const int watched = file >= 0 && faults_begun();
+  if (watched) {
     const Fault fault = ask_file(MAP, file, 0);
     if (fault.code != 0) {
       errno = fault.code;
       return MAP_FAILED;
     }
   }
-  void* const at =
-      (void*)syscall(SYS_mmap, address, size, access, flags, file, (long)offset);
-  if (file >= 0 && at != MAP_FAILED) {
+  const long at = syscall(SYS_mmap, address, size, access, flags, file, (long)offset);
+  if (watched && at != -1) {
     const int here = atomic_fetch_add(&mapping_count, 1) % kMappings;
-    mappings[here].address = at;
+    mappings[here].address = (char*)at;
     mappings[here].size = size;
     path_of(file, mappings[here].path);
   }
-  return at;
+  return (void*)at;
 }
 void* mmap64(void* address, size_t size, int access, int flags, int file,
              off64_t offset) {

@@ -90,6 +90,8 @@ __attribute__((constructor)) void faults_begin(void) {
   }
 }
 
+int faults_begun(void) { return under[0] != '\0'; }
+
 static int matches(const Rule* rule, Kind kind, const char* path) {
   const int changes =
       kind != READ && kind != LOCK && kind != OPEN && kind != MAP && kind != POPULATE;
