@@ -166,13 +166,16 @@ void path_of(int file, char* path) {
   errno = before;
 }
 
+// Before faults_begin a sanitizer may be starting, whose functions cannot be called yet.
 Fault ask_file(Kind kind, int file, size_t size) {
+  if (!faults_begun()) return (Fault){0, size, 0};
   char path[PATH_MAX];
   path_of(file, path);
   return ask(kind, path, size);
 }
 
 Fault ask_path(Kind kind, int folder, const char* path) {
+  if (!faults_begun()) return (Fault){0, 0, 0};
   char link[64], whole[2 * PATH_MAX] = "";
   const int before = errno;
   if (path[0] != '/') {

@@ -29,7 +29,7 @@ typedef struct {
 // path as openat takes it.
 Fault ask_file(Kind kind, int file, size_t size);
 Fault ask_path(Kind kind, int folder, const char* path);
-// Whether there are rules: before, a sanitizer that starts may not be called.
+// Whether there is a folder to watch.
 int faults_begun(void);
 // The path of an open file, in room for PATH_MAX.
 void path_of(int file, char* path);
