@@ -50,9 +50,9 @@ bool cover(void* address) {
 
 namespace {
 
-// Of the thread that handles a signal; in memory that needs no allocation.
-__attribute__((tls_model("initial-exec"))) thread_local bool passing = false;
-__attribute__((tls_model("initial-exec"))) thread_local bool passed = false;
+// The threads that are handing a signal on, and that have done so last. No thread_local:
+// a library that is loaded late has none that needs no allocation.
+std::atomic<pid_t> passing{0}, passed{0};
 
 bool is_function(const struct sigaction& action) {
   return (action.sa_flags & SA_SIGINFO) != 0 ||
@@ -62,21 +62,22 @@ bool is_function(const struct sigaction& action) {
 void handle(int signal, siginfo_t* info, void* context) {
   const bool sent = info->si_code <= 0;  // by a process: no address came with it
   if (!sent && cover(info->si_addr)) return;
+  const pid_t thread = ::gettid();
   // Whoever was there before may send the signal again, or call us: once is enough.
-  if (!is_function(former) || passing || (sent && passed)) {
+  if (!is_function(former) || passing == thread || (sent && passed == thread)) {
     struct sigaction end = {};
     end.sa_handler = sent && former.sa_handler == SIG_IGN ? SIG_IGN : SIG_DFL;
     ::sigaction(signal, &end, nullptr);
     if (sent) ::raise(signal);  // A fault comes again by itself.
     return;
   }
-  passing = passed = true;
+  passing = passed = thread;
   if ((former.sa_flags & SA_SIGINFO) != 0) {
     former.sa_sigaction(signal, info, context);
   } else {
     former.sa_handler(signal);
   }
-  passing = false;
+  passing = 0;
 }
 
 bool is_ours(const struct sigaction& action) {
