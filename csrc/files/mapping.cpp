@@ -26,8 +26,8 @@ constexpr std::uint64_t kAlignmentBytes = 8;  // the widest dtype's
 // then the arithmetic waits for memory.
 constexpr std::uint64_t kTrialBytes = std::uint64_t{1024} * 1024;
 constexpr std::chrono::nanoseconds kTrialTime{256 * 100};
-// Threads that wait for the disk, at most: sixteen took more of the processor, and no less
-// time, on a disk in the machine. What a disk far away wants has not been measured.
+// Threads that wait for the disk, at most: sixteen took more of the processor, and no
+// less time, on a disk in the machine. What a disk far away wants has not been measured.
 constexpr std::size_t kFetchers = 4;
 // So many windows are read without a trial after one that was slow.
 constexpr std::int64_t kPatience = 4;

@@ -1,10 +1,10 @@
 // Input files seen where they lie in the page cache, without copying them out of it.
 //
-// What the cache holds in large folios (as written by the megabyte, or read ahead by the
-// kernel itself) is mapped in a tenth of the time that copying takes; single pages take
-// as long to map as to copy. Nobody can be asked which of the two a window is, so its
-// first pages are mapped and the clock is looked at: the rest follows, or the window is
-// read.
+// What the cache holds in large folios (as written by several megabytes at once, or
+// brought as below) is mapped in a tenth of the time that copying takes; small ones take
+// about as long to map as to copy. Nobody can be asked which of the two a window is, so
+// its first pages are mapped and the clock is looked at: the rest follows, or the window
+// is read.
 //
 // What the cache does not hold yet is brought by threads that do nothing else than wait
 // for the disk: into folios as large as there are, where advice leaves single pages.
