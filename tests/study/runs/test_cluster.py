@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,15 +30,16 @@ pytestmark = pytest.mark.slow
 
 # What a study's process does, in a terminal of its own.
 STUDY = """
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
+faulthandler.enable()
 # A test run in the background starts with interrupts ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from tvmerge.training.cluster.cluster import Cluster
 
 def work(path):
-    Path(path).with_suffix(".part").write_text(str(os.getpid()))
-    Path(path).with_suffix(".part").rename(path)
+    Path(path).parent.with_suffix(".part").write_text(str(os.getpid()))
+    Path(path).parent.with_suffix(".part").rename(path)
     time.sleep(1800)
 
 assert "torch" not in sys.modules and "ray" not in sys.modules
@@ -196,26 +197,54 @@ def test_worker_that_dies_every_time_is_an_error(cluster: Cluster) -> None:
 
 
 def test_control_c_ends_the_workers_too_without_a_word(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", STUDY, str(tmp_path / "running"), str(tmp_path / "waiting")],
+    with study(tmp_path / "one", tmp_path / "other") as process:
+        # Which of them runs, and which waits for its CPU, is Ray's business.
+        wait_until(lambda: list(tmp_path.iterdir()) != [], process)
+        (running,) = tmp_path.iterdir()
+        worker = Path("/proc") / running.read_text()
+        assert worker.exists()
+        # A terminal sends the interrupt to every process of the group.
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=300)
+        assert (process.returncode, output) == (130, "")
+        wait_until(lambda: not worker.exists())
+        assert list(tmp_path.iterdir()) == [running]
+
+
+@contextlib.contextmanager
+def study(*arguments: Path) -> Iterator[subprocess.Popen[str]]:
+    """STUDY in a process group of its own, of which nothing is left whatever the test finds."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STUDY, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    wait_until((tmp_path / "running").exists)
-    worker = Path("/proc") / (tmp_path / "running").read_text()
-    assert worker.exists()
-    # A terminal sends the interrupt to every process of the group.
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=300)
-    assert (process.returncode, output) == (130, "")
-    wait_until(lambda: not worker.exists())
-    assert not (tmp_path / "waiting").exists()
+    ) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_until(condition: Callable[[], bool], *, seconds: float = 300) -> None:
+def wait_until(
+    condition: Callable[[], bool],
+    process: subprocess.Popen[str] | None = None,
+    *,
+    seconds: float = 300,
+) -> None:
+    """Fails when the time is up, with the stacks of `process` and what it has said."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline or (process and process.poll() is not None):
+            pytest.fail(_last_words(process) if process else "time is up")
         time.sleep(0.05)
+
+
+def _last_words(process: subprocess.Popen[str]) -> str:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGABRT)  # where faulthandler writes the stacks
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate()[0]
