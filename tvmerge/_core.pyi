@@ -30,7 +30,7 @@ class RowFactors:
     @property
     def factors(self) -> list[float]: ...
 
-class RowMask:
+class DrawnMask:
     def __init__(self, *, elements: int) -> None: ...
 
 class Part:
@@ -52,7 +52,7 @@ class Part:
         factors: RowFactors | None = ...,
         threshold: float = ...,
         votes: int = ...,
-        mask: RowMask | None = ...,
+        mask: DrawnMask | None = ...,
     ) -> None: ...
 
 class Consensus:

@@ -68,7 +68,7 @@ void def_jobs(py::module_& module) {
       .def_readonly("row", &RowFactors::row)
       .def_readonly("factors", &RowFactors::factors);
 
-  py::class_<RowMask, std::shared_ptr<RowMask>>(module, "RowMask")
+  py::class_<DrawnMask, std::shared_ptr<DrawnMask>>(module, "DrawnMask")
       .def(py::init<std::uint64_t>(), py::kw_only(), py::arg("elements"));
 
   using PyCut = std::pair<Key, std::uint64_t>;
@@ -77,7 +77,7 @@ void def_jobs(py::module_& module) {
                        PyCut inner, bool of_variance, std::uint64_t random_below,
                        std::uint64_t key, std::uint64_t row, std::uint64_t random_span,
                        double limit, double alone, std::shared_ptr<RowFactors> factors,
-                       double threshold, unsigned votes, std::shared_ptr<RowMask> mask) {
+                       double threshold, unsigned votes, std::shared_ptr<DrawnMask> mask) {
              return Part{source,
                          weight,
                          gain,

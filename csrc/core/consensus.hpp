@@ -38,12 +38,12 @@ struct RowFactors {
   std::vector<float> factors;
 };
 
-// What is drawn by ranks within rows, a bit for each element: what measures notes it, and
-// what merges need not rank again.
-struct RowMask {
+// What is drawn, a bit for each element: what measures notes it, and what merges need
+// neither draw numbers nor rank again.
+struct DrawnMask {
   static constexpr std::uint64_t kWordElements = 32;
 
-  explicit RowMask(std::uint64_t count)
+  explicit DrawnMask(std::uint64_t count)
       : elements(count),
         words(new std::uint32_t[(count + kWordElements - 1) / kWordElements]) {}
 
@@ -66,7 +66,7 @@ struct Keep {
   std::uint64_t random_span = 0;
   // With these, which have the same `row`, nothing is drawn.
   std::shared_ptr<const RowFactors> factors = nullptr;
-  std::shared_ptr<RowMask> mask = nullptr;  // if it is to be noted
+  std::shared_ptr<DrawnMask> mask = nullptr;  // if it is to be noted
 
   [[nodiscard]] bool is_noted() const { return mask && mask->complete; }
 };

@@ -50,7 +50,7 @@ bool RankedDeltas::good() const {
       return keep.row == keep.factors->row && keep.row > 0 && !keep.of_variance &&
              keep.random_below == kAlways &&
              keep.factors->factors.size() * keep.row == elements && !keep.mask;
-    if (keep.mask && (keep.row == 0 || keep.mask->elements != elements)) return false;
+    if (keep.mask && keep.mask->elements != elements) return false;
     return keep.row == 0 ||
            (elements % keep.row == 0 && keep.row <= UINT32_MAX && !keep.of_variance &&
             keep.random_below > 0 && keep.random_below + keep.random_span < kAlways);
@@ -83,13 +83,14 @@ const std::uint32_t* RowRanks::limits(const RankedDeltas& deltas,
   for (std::size_t p = 0; p < deltas.parts.size(); ++p) {
     const Keep& keep = deltas.parts[p].keep;
     std::uint32_t* const of_part = limits + p * count;
+    if (keep.row == 0) continue;
     std::uint32_t* const words =
-        keep.mask ? keep.mask->words.get() + start / RowMask::kWordElements : nullptr;
+        keep.mask ? keep.mask->words.get() + start / DrawnMask::kWordElements : nullptr;
     if (keep.factors) {
       spread(*keep.factors, start, count, of_part);
     } else if (keep.is_noted()) {
       kernels_.spread_bits(words, count, of_part);
-    } else if (keep.row != 0) {
+    } else {
       draw(slice, deltas.parts[p], of_part);
       if (words != nullptr) kernels_.pack_bits(of_part, count, words);
     }

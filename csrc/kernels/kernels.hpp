@@ -225,7 +225,7 @@ struct Kernels {
   std::size_t (*draw_below)(const std::uint32_t* limits, std::size_t count,
                             std::uint32_t doubt, std::uint32_t* numbers,
                             DoubtfulDraw* doubtful);
-  // Between all ones or 0 for each element, and bits of RowMask; whole words.
+  // Between all ones or 0 for each element, and bits of DrawnMask; whole words.
   void (*pack_bits)(const std::uint32_t* masks, std::size_t count, std::uint32_t* words);
   void (*spread_bits)(const std::uint32_t* words, std::size_t count,
                       std::uint32_t* masks);

@@ -5,6 +5,7 @@
 
 #include "core/consensus.hpp"
 #include "core/ops_consensus.hpp"
+#include "kernels/kernels_masks.hpp"
 #include "kernels/kernels_random.hpp"
 #include "kernels/kernels_select.hpp"
 
@@ -79,6 +80,26 @@ inline const std::uint32_t* limits_at(const Part& part, const std::uint32_t* lim
 // What the cuts of a part rank.
 enum class Ranked : std::uint8_t { nothing, delta, apart };
 
+// Numbers of a tile that are below `random_below` where elements are drawn: ranked
+// already, or noted, or drawn now, and noted if they are to be.
+inline void numbers_of(const ConsensusTile& tile, const Keep& keep,
+                       const std::uint32_t* limits, std::uint32_t* numbers) {
+  constexpr std::uint32_t kDrawn = 0, kDropped = UINT32_MAX;
+  std::uint32_t* const words =
+      keep.mask ? keep.mask->words.get() + tile.first / DrawnMask::kWordElements
+                : nullptr;
+  if (limits != nullptr) {
+    for (std::size_t i = 0; i < tile.count; ++i) numbers[i] = ~limits[i];
+  } else if (keep.is_noted()) {
+    spread<kDrawn, kDropped>(words, tile.count, numbers);
+  } else {
+    draw_tile(keep.key, tile.first, numbers);
+    if (words != nullptr)
+      pack_below(numbers, static_cast<std::uint32_t>(keep.random_below), tile.count,
+                 words);
+  }
+}
+
 // value[i] = factor * delta[i] where it is kept, else 0. By ranks of the delta itself, or
 // of `apart`, or of nothing: cuts that keep all.
 template <Ranked Of, bool Random, bool Limited, typename Sum>
@@ -88,13 +109,7 @@ void mask_values(const ConsensusTile& tile, const Part& part, const std::uint32_
   const Keep& keep = part.keep;
   const auto limit = static_cast<Sum>(part.limit);
   alignas(64) std::uint32_t numbers[kTile];
-  if constexpr (Random) {
-    if (limits == nullptr) {
-      draw_tile(keep.key, tile.first, numbers);
-    } else {  // drawn already: a number below random_below, or none
-      for (std::size_t i = 0; i < tile.count; ++i) numbers[i] = ~limits[i];
-    }
-  }
+  if constexpr (Random) numbers_of(tile, keep, limits, numbers);
   const auto random_below = static_cast<std::uint32_t>(keep.random_below);
   const std::uint32_t* __restrict const drawn = numbers;
   with_bands(keep, tile.first, tile.count,

@@ -1,6 +1,6 @@
-// Random numbers by counter: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As
-// Easy as 1, 2, 3", 2011). An element's number depends on its place and the key, on
-// nothing else.
+// Random numbers by counter: Philox4x32-7 (Salmon et al., "Parallel Random Numbers: As
+// Easy as 1, 2, 3", 2011; ops::draw). An element's number depends on its place and the
+// key, on nothing else.
 #pragma once
 
 #ifdef __SSE2__
@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::size_t kDraws = 4;  // of one counter
 constexpr std::size_t kCounters = kTile / kDraws;
-constexpr std::size_t kRounds = 10;
+constexpr std::size_t kRounds = ops::kDrawRounds;
 
 // 32 bits each in the lower half of 64, where the product of two has room. What the upper
 // half holds does not matter.

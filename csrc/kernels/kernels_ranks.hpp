@@ -2,8 +2,8 @@
 #pragma once
 
 #include <algorithm>
-#include <type_traits>
 
+#include "kernels/kernels_masks.hpp"
 #include "kernels/kernels_random.hpp"
 
 namespace tvmerge::TVMERGE_ISA {
@@ -57,44 +57,6 @@ std::size_t draw_below(const std::uint32_t* __restrict limits, std::size_t count
       numbers[i] = numbers[i] < limits[i] ? UINT32_MAX : 0;
   }
   return found;
-}
-
-// The bits of a word, from the lowest on: of these the compiler makes vectors.
-struct WordBits {
-  std::uint32_t of[RowMask::kWordElements];
-};
-constexpr WordBits kWordBits = [] {
-  WordBits bits{};
-  for (std::size_t n = 0; n < RowMask::kWordElements; ++n) bits.of[n] = 1u << n;
-  return bits;
-}();
-
-// Calls use(word, first element, how many it has), with a constant for all but the last.
-template <typename Use>
-inline void with_words(std::size_t count, Use&& use) {
-  constexpr std::size_t kWhole = RowMask::kWordElements;
-  const std::size_t whole = count / kWhole;
-  for (std::size_t word = 0; word < whole; ++word)
-    use(word, word * kWhole, std::integral_constant<std::size_t, kWhole>());
-  if (count % kWhole > 0) use(whole, whole * kWhole, count % kWhole);
-}
-
-void pack_bits(const std::uint32_t* __restrict masks, std::size_t count,
-               std::uint32_t* __restrict words) {
-  with_words(count, [=](std::size_t word, std::size_t first, auto length) {
-    std::uint32_t bits = 0;
-    for (std::size_t n = 0; n < length; ++n) bits |= masks[first + n] & kWordBits.of[n];
-    words[word] = bits;
-  });
-}
-
-void spread_bits(const std::uint32_t* __restrict words, std::size_t count,
-                 std::uint32_t* __restrict masks) {
-  with_words(count, [=](std::size_t word, std::size_t first, auto length) {
-    const std::uint32_t bits = words[word];
-    for (std::size_t n = 0; n < length; ++n)
-      masks[first + n] = (bits & kWordBits.of[n]) != 0 ? UINT32_MAX : 0;
-  });
 }
 
 }  // namespace

@@ -109,7 +109,9 @@ std::vector<std::vector<DeltaSums>> delta_sums(
                             : delta_sums_on_processors(input_paths, jobs, options));
   for (const DeltaSumsJob& job : jobs) {
     for (const Part& part : job.parts) {
-      if (part.keep.mask) part.keep.mask->complete = true;
+      // Cards draw what has no rows, and note nothing.
+      if (part.keep.mask && !(cards && part.keep.row == 0))
+        part.keep.mask->complete = true;
     }
   }
   return totals;

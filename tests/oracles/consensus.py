@@ -86,7 +86,7 @@ def limits_of_rows(magnitudes: np.ndarray, row: int, lowest: int, span: int) -> 
 
 
 def philox(key: int, count: int) -> np.ndarray:
-    """The numbers of `count` elements: Philox4x32-10 (Salmon et al., 2011), tile by tile.
+    """The numbers of `count` elements: Philox4x32-7 (Salmon et al., 2011), tile by tile.
 
     Element i of a tile of 1024 takes number i // 256 of the tile's counter i % 256.
     """
@@ -96,7 +96,7 @@ def philox(key: int, count: int) -> np.ndarray:
     zero = np.zeros_like(counters)
     c = [counters & low, counters >> np.uint64(32), zero, zero]
     k = [key & 0xFFFF_FFFF, key >> 32]
-    for _ in range(10):
+    for _ in range(7):
         one, two = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
         c = [
             two >> np.uint64(32) ^ c[1] ^ np.uint64(k[0]), two & low,

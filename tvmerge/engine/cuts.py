@@ -27,7 +27,7 @@ class Cuts(NamedTuple):
     outer: tuple[int, int] = _ALL
     inner: tuple[int, int] = _NONE
     factors: _core.RowFactors | None = None
-    mask: _core.RowMask | None = None  # where there is room to note it
+    mask: _core.DrawnMask | None = None  # where there is room to note it
 
 
 def cuts_of(wanted: Wanted, engine: Engine) -> list[list[Cuts]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tvmerge import _core
 from tvmerge.engine.blending import blended
 from tvmerge.engine.cuts import Cuts, Wanted, cuts_of
-from tvmerge.engine.decisions import Blend, Consensus, Decision, Delta
+from tvmerge.engine.decisions import Blend, Consensus, Decision, Delta, Keep
 from tvmerge.engine.jobs import Combine, Job, Result
 from tvmerge.engine.matrices import Scratch, with_matrices
 from tvmerge.engine.measuring import Engine
@@ -113,19 +113,26 @@ def _agreed(held: Sequence[_Held], engine: Engine) -> Iterator[tuple[_Held, _cor
 
 
 def _with_masks(wanted: Wanted, cuts: Sequence[Sequence[Cuts]], engine: Engine) -> list[list[Cuts]]:
-    """What sums draw by ranks within rows is noted for the merge, as far as there is room."""
+    """What sums draw is noted for the merge, as far as there is room."""
     masked = [list(held) for held in cuts]
     left: int | None = None
     for (job, consensus), held in zip(wanted, masked, strict=True):
         for k, delta in enumerate(consensus.deltas):
-            if not (consensus.summed and delta.keep.row and not delta.keep.important):
+            if not (consensus.summed and _is_noted(delta.keep, engine)):
                 continue
             if left is None:
                 left = engine.take_spare(_MASK_BYTES)
             if job.elements // 8 < left:
                 left -= job.elements // 8
-                held[k] = held[k]._replace(mask=_core.RowMask(elements=job.elements))
+                held[k] = held[k]._replace(mask=_core.DrawnMask(elements=job.elements))
     return masked
+
+
+def _is_noted(keep: Keep, engine: Engine) -> bool:
+    """Whether drawing costs more than reading what was drawn; cards draw in no time at all."""
+    if keep.row:
+        return not keep.important  # which draw nothing
+    return keep.probability < 1 and not engine.workspace.cards
 
 
 def _gains(wanted: Wanted, cuts: Sequence[Sequence[Cuts]], engine: Engine) -> list[list[_Factors]]:
