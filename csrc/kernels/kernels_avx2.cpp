@@ -61,7 +61,6 @@ inline unsigned bits_of(__m256i lanes) { return bits_of(_mm256_castsi256_ps(lane
 inline unsigned greater_lanes(Ints a, Ints b) { return bits_of((__m256i)(a > b)); }
 inline unsigned equal_lanes(Ints a, Ints b) { return bits_of((__m256i)(a == b)); }
 inline unsigned unequal_lanes(Ints a, Ints b) { return ~equal_lanes(a, b) & 0xffu; }
-inline bool all_lanes(unsigned lanes) { return lanes == 0xffu; }
 
 // For every set of lanes, where each finds the next one that is not in it.
 struct OtherLanes {

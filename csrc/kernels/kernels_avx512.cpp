@@ -62,7 +62,6 @@ inline unsigned equal_lanes(Ints a, Ints b) {
 inline unsigned unequal_lanes(Ints a, Ints b) {
   return _mm512_cmpneq_epi32_mask((__m512i)a, (__m512i)b);
 }
-inline bool all_lanes(unsigned lanes) { return lanes == 0xffffu; }
 
 // Writes the keys of the lanes that are not in `out`, in their order; returns how many.
 inline std::size_t pick_others(Words keys, unsigned out, std::uint32_t* to) {

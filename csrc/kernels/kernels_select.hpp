@@ -145,21 +145,22 @@ void ranked_keys(const RankedSlice& slice, std::uint32_t* keys) {
 }
 
 #ifndef TVMERGE_COMPRESS
+inline bool all_lanes(Ints lanes) {
+  std::uint64_t halves[sizeof lanes / sizeof(std::uint64_t)], all = UINT64_MAX;
+  std::memcpy(halves, &lanes, sizeof lanes);
+  for (const std::uint64_t half : halves) all &= half;
+  return all == UINT64_MAX;
+}
 // Writes the keys of the lanes that are not in `out`, in their order; returns how many.
 template <typename Lanes>
 inline std::size_t pick_others(Words keys, Lanes out, std::uint32_t* to) {
+  if (all_lanes(out)) return 0;
   std::size_t found = 0;
   for (std::size_t lane = 0; lane < Vectors<float>::kWidth; ++lane) {
     to[found] = keys[lane];
     found += out[lane] == 0 ? 1 : 0;
   }
   return found;
-}
-inline bool all_lanes(Ints lanes) {
-  std::uint64_t halves[sizeof lanes / sizeof(std::uint64_t)], all = UINT64_MAX;
-  std::memcpy(halves, &lanes, sizeof lanes);
-  for (const std::uint64_t half : halves) all &= half;
-  return all == UINT64_MAX;
 }
 #endif
 
@@ -175,7 +176,8 @@ inline std::size_t scan_register(Words keys, const KeyScan& scan, Count& above,
   above.add(over);
   ties.add(same);
   const auto out = over | same | greater_lanes(Ints{}, place);
-  return all_lanes(out) ? 0 : pick_others(keys, out, inside);
+  // Whether any lie in the bracket cannot be guessed: no branch where that is possible.
+  return pick_others(keys, out, inside);
 }
 
 std::size_t scan_keys(const std::uint32_t* keys, std::size_t count, KeyScan& scan,
