@@ -275,3 +275,21 @@ def test_missing_package_of_the_study_says_what_to_install(monkeypatch: pytest.M
     assert result.exit_code == 1
     assert "needs the package torch, which is not installed" in result.output
     assert "pip install 'tvmerge[study]'" in result.output
+
+
+def test_parameters_without_use_are_ignored_on_demand_and_told(models: Held) -> None:
+    Path("r.yaml").write_text(
+        "merge_method: linear\nmodels: [{model: base}, {model: a}]\n"
+        "parameters: {weight: 1, density: 0.5}\n"
+    )
+    refused = CliRunner().invoke(cli, ["merge", "r.yaml", "out"])
+    assert refused.exit_code == 2
+    assert "linear takes normalize, weight here. mergekit ignores it: --ignore-unused" in (
+        refused.output
+    )
+    told = "Warning: ignored: r.yaml:3: parameters.density: unknown parameter. linear takes"
+    for command in (["plan", "r.yaml"], ["merge", "r.yaml", "out"]):
+        assert told in run(*command, "--ignore-unused").stderr
+    run("sweep", "r.yaml", "scales", "--scale", "0.5", "--ignore-unused")
+    half = (models["a"][LAYER] + models["base"][LAYER]) / 2
+    assert np.allclose(read(Path("out"))[LAYER], half, atol=1e-6)

@@ -101,6 +101,22 @@ def test_stored_vectors_are_put_on_models(
         assert np.allclose(found[name], tensor, rtol=1e-5, atol=1e-6), name
 
 
+@pytest.mark.parametrize("vector", ["lora", "v"])
+def test_a_base_with_something_on_it_may_be_all_there_is(vector: str) -> None:
+    """As people bake an adapter in, with any method that has a base."""
+    write_adapter(Path("lora"))
+    (Checkpoint("a") - Checkpoint("base")).save("v")
+    alone = f"models: [{{model: base+{vector}, parameters: {{weight: 1}}}}]\n"
+    save_with_receipt(
+        recipe_of(f"merge_method: task_arithmetic\nbase_model: base+{vector}\n{alone}")
+    )
+    assert not replay(read_receipt(Path("out")))
+    save(f"merge_method: linear\n{alone}", "by-hand")
+    found, wanted = read_model(Path("out")), read_model(Path("by-hand"))
+    assert all(np.array_equal(found[name], tensor) for name, tensor in wanted.items())
+    assert any(not np.array_equal(found[n], t) for n, t in read_model(Path("base")).items())
+
+
 @pytest.mark.parametrize("base", ["base+lora", "base+v", "first+lora"])
 def test_a_base_may_have_something_on_it(base: str) -> None:
     write_adapter(Path("lora"))

@@ -11,7 +11,7 @@ from support.small_checkpoints import EMBEDDING, POSITIONS, Tensors, read, tenso
 
 from tvmerge.errors import ConfigError
 from tvmerge.methods import METHODS
-from tvmerge.recipe import Recipe, build, load_recipe
+from tvmerge.recipe import Recipe, build, load_recipe, parse_recipe
 from tvmerge.recipe.schema import to_text
 
 
@@ -75,6 +75,7 @@ def test_linear_takes_files_from_an_unlisted_base(models: dict[str, Tensors]) ->
         ({"a": 0.5}, "{}", {"base": 0.5, "a": 0.5}),
         ({"a": -0.5, "b": -0.25}, "{}", {"base": 1.75, "a": -0.5, "b": -0.25}),
         ({"a": 1, "b": 3}, "{normalize: true}", {"a": 0.25, "b": 0.75}),
+        ({"a": 1, "b": 3}, "{normalize: 1.0, int8_mask: 0}", {"a": 0.25, "b": 0.75}),
         ({"a": -1}, "{normalize: true}", {"a": 1.0}),  # the sign cancels, as in mergekit
         ({"a": 1, "b": -1}, "{normalize: true}", {"base": 1.0, "a": 1.0, "b": -1.0}),
         ({"a": 0.5}, "{lambda: 0.5}", {"base": 0.75, "a": 0.25}),
@@ -160,7 +161,8 @@ FAULTS = {
     "parameter of another method": (
         "merge_method: linear\n" + ONE + "parameters: {lambda: 0.5}\n",
         4,
-        "parameters.lambda: unknown parameter. linear takes normalize, weight here",
+        "parameters.lambda: unknown parameter. linear takes normalize, weight here. mergekit "
+        "ignores it: --ignore-unused does too",
     ),
     "slices empty": (BASED + "slices: []\n", 3, "slices: the list is empty. Add a slice"),
     "modules empty": (BASED + "modules: {}\n", 3, "modules: expected modules by name"),
@@ -237,6 +239,11 @@ FAULTS = {
         4,
         "models.0.parameters.density: expected a share from 0 to 1, found 50. For 50 % write 0.5",
     ),
+    "normalize a number": (
+        BASED + ONE + "parameters: {normalize: 0.5}\n",
+        5,
+        "parameters.normalize: expected true or false, found 0.5",
+    ),
     "weight true": (BASED + ONE.replace("1", "true"), 4, "expected a number, found True"),
     "no weight": (BASED + "models:\n  - model: a\n", 4, "a has no weight. Add"),
     "no base": ("merge_method: task_arithmetic\n" + ONE, 1, "base_model: missing"),
@@ -301,6 +308,24 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
         load_recipe(path)
     with pytest.raises(ConfigError, match="cannot read"):
         load_recipe(tmp_path / "absent.yaml")
+
+
+def test_parameters_without_use_can_be_ignored(models: dict[str, Tensors]) -> None:
+    text = yaml_of("linear", {"a": 1.0, "b": 3.0}, ["parameters: {lambda: 3, densty: 0.5}"])
+    Path("recipe.yaml").write_text(text)
+    recipe = load_recipe(Path("recipe.yaml"), ignore_unused=True)
+    begin, takes = "recipe.yaml:7: parameters.", "linear takes normalize, weight here"
+    assert recipe.unused == (
+        f"{begin}lambda: unknown parameter. {takes}",
+        f"{begin}densty: unknown parameter. {takes}",
+    )
+    build(recipe).save("out")
+    expected = combination(models, {"a": 0.25, "b": 0.75})
+    assert np.allclose(read(Path("out"))[EMBEDDING], expected, atol=1e-6)
+    with pytest.raises(ConfigError, match="parameters: expected keys"):  # all else stays an error
+        parse_recipe(
+            Path("recipe.yaml"), b"merge_method: linear\nparameters: 1", ignore_unused=True
+        )
 
 
 def test_only_the_base_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

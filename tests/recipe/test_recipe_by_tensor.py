@@ -109,6 +109,20 @@ def test_a_model_comes_before_slice_before_module_before_merge(models: dict[str,
     assert same(out[HEAD], (1, models["a"][HEAD]))
 
 
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "slerp"])
+def test_layers_of_the_base_alone_stay_as_they_are(models: dict[str, Tensors], method: str) -> None:
+    given = {"ties": "weight: 1, density: 0.5", "slerp": "t: 0.5", "task_arithmetic": "weight: 1"}
+    out = merged(
+        f"merge_method: {method}\nbase_model: base\nparameters: {{{given[method]}}}\n"
+        "slices:\n  - sources: [{model: base, layer_range: [0, 2]}]\n"
+        "  - sources:\n      - {model: base, layer_range: [2, 4]}\n"
+        "      - {model: a, layer_range: [2, 4]}\n"
+    )
+    for number in range(4):
+        same_as_base = np.array_equal(out[layer(number)], models["base"][layer(number)])
+        assert same_as_base == (number < 2)
+
+
 def test_layers_are_stacked_in_the_order_of_the_slices(models: dict[str, Tensors]) -> None:
     out = merged(
         f"{PASS}slices:\n  - sources: [{{model: a, layer_range: [0, 3]}}]\n"

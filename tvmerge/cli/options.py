@@ -63,6 +63,12 @@ def _dtype_code(_ctx: click.Context, _parameter: click.Parameter, value: str | N
         raise click.BadParameter(str(error)) from error
 
 
+ignore_unused_option = click.option(
+    "--ignore-unused",
+    is_flag=True,
+    help="Ignore parameters in CONFIG that its method does not take, as mergekit does; each is "
+    "told. Otherwise they are errors.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 

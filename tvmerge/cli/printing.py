@@ -15,6 +15,7 @@ from tvmerge.files.untrusted import printable
 if TYPE_CHECKING:
     from tvmerge.cli.options import RunFlags
     from tvmerge.merging.merge import MergeReport
+    from tvmerge.recipe.document import Recipe
 
 _LISTED = 10
 
@@ -92,6 +93,12 @@ def warn_of_differing(tensors: Sequence[str]) -> None:
         f"the base: {printable(names)}{more}",
         err=True,
     )
+
+
+def warn_of_unused(recipe: Recipe) -> None:
+    """Say on stderr which of a recipe's parameters are ignored, if any."""
+    for one in recipe.unused:
+        click.echo(f"Warning: ignored: {printable(one)}", err=True)
 
 
 def warn_of_lost(report: MergeReport) -> None:

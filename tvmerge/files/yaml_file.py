@@ -97,9 +97,7 @@ class YamlFile:
 
     def errors(self, faults: Iterable[tuple[Location, str]]) -> ConfigError:
         """One ConfigError with a line for each of the faults, of the first twenty if many."""
-        found = list(islice(faults, _LISTED + 1))
-        found.sort(key=lambda fault: self._line(fault[0]))
-        lines = [self.pointed(*fault) for fault in found]
+        lines = self.all_pointed(islice(faults, _LISTED + 1))
         return ConfigError("\n".join(lines if len(lines) <= _LISTED else [*lines[:-1], "..."]))
 
     def validate(self, model: type[Model]) -> Model:
@@ -111,6 +109,10 @@ class YamlFile:
         except ValidationError as error:
             found = error.errors(include_url=False)
             raise self.errors((fault["loc"], _explain(model, fault)) for fault in found) from error
+
+    def all_pointed(self, told: Iterable[tuple[Location, str]]) -> list[str]:
+        """Texts behind the places that they speak of, in the order of their lines."""
+        return [self.pointed(*one) for one in sorted(told, key=lambda one: self._line(one[0]))]
 
     def pointed(self, location: Location, text: str) -> str:
         """The text behind the file, the line and the key that it speaks of."""

@@ -140,6 +140,7 @@ class Recipe:
     path: Path
     text: str
     documents: tuple[Document, ...]
+    unused: tuple[str, ...] = ()  # its parameters that were to be ignored, and where they stand
 
     @property
     def method(self) -> str:

@@ -25,26 +25,35 @@ _KEYS = (
 _FORMS = ("models", "slices", "modules")
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and check a YAML recipe; raises ConfigError with file and line of every fault."""
-    recipe = _recipe(path, YamlFile.read_all(path))
+def load_recipe(path: Path, *, ignore_unused: bool = False) -> Recipe:
+    """Read and check a YAML recipe; raises ConfigError with file and line of every fault.
+
+    A parameter that its method does not take is one, unless these are to be ignored, as mergekit
+    does: then they are in the recipe's `unused`.
+    """
+    recipe = _recipe(path, YamlFile.read_all(path), ignore_unused)
     refuse_folders(recipe.documents)
     return recipe
 
 
-def parse_recipe(path: Path, text: bytes) -> Recipe:
+def parse_recipe(path: Path, text: bytes, *, ignore_unused: bool = False) -> Recipe:
     """As load_recipe, of a text that stands in the file `path`."""
-    return _recipe(path, YamlFile.parse_all(path, text))
+    return _recipe(path, YamlFile.parse_all(path, text), ignore_unused)
 
 
-def _recipe(path: Path, files: Sequence[YamlFile]) -> Recipe:
-    documents = tuple(map(_document, files))
+def _recipe(path: Path, files: Sequence[YamlFile], ignore_unused: bool) -> Recipe:
+    readers = [Reader(ignore_unused=ignore_unused) for _ in files]
+    documents = tuple(map(_document, files, readers))
     check_names(documents)
-    return Recipe(path, files[0].text, documents)
+    unused = [
+        line
+        for file, reader in zip(files, readers, strict=True)
+        for line in file.all_pointed(reader.unused)
+    ]
+    return Recipe(path, files[0].text, documents, tuple(unused))
 
 
-def _document(file: YamlFile) -> Document:
-    reader = Reader()
+def _document(file: YamlFile, reader: Reader) -> Document:
     content = reader.mapping(file.content, (), known=_KEYS, required=("merge_method",))
     name = reader.text(content["name"], ("name",)) if "name" in content else None
     base = content.get("base_model")
@@ -176,9 +185,14 @@ def _faults(document: Document) -> Iterator[tuple[Location, str]]:
         yield ("base_model",), f"missing: {method.name} adds to a base. Add it"
     if document.vocabulary is not None:
         yield from strange_models(document.vocabulary, document.references)
-    for module in document.modules:
-        for part in module.slices:
-            yield from _faults_of_slice(document, module, part)
+    parts = [(module, part) for module in document.modules for part in module.slices]
+    for module, part in parts:
+        yield from _faults_of_slice(document, module, part)
+    base = document.base_model
+    listed = {source.model for _, part in parts for source in part.sources}
+    # With an adapter the base itself is something new.
+    if method.needs_base and base is not None and listed == {base} and "+" not in base:
+        yield parts[0][1].at, f"only the base {base} is listed. Add a model tuned from it"
 
 
 def _faults_of_slice(
@@ -213,8 +227,8 @@ def _faults_of_counts(
     method: Method, base: str | None, part: Slice, counted: int
 ) -> Iterator[tuple[Location, str]]:
     if method.needs_base and part.sources and not counted:
-        yield part.at, f"only the base {base} is listed. Add a model tuned from it"
-    elif counted < method.fewest_models:
+        return  # layers of the base as they are
+    if counted < method.fewest_models:
         yield part.at, f"{method.name} takes {method.fewest_models} models or more. Add one"
     elif method.most_models is not None and counted > method.most_models:
         models = "one model" if method.most_models == 1 else f"{method.most_models} models"

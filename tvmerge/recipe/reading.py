@@ -16,14 +16,26 @@ _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
 class Reader:
-    """Reads values of one document; what is wrong with them is in `faults`."""
+    """Reads values of one document; what is wrong with them is in `faults`.
 
-    def __init__(self) -> None:
+    With `ignore_unused` parameters that the method does not take are none: they are in `unused`.
+    """
+
+    def __init__(self, *, ignore_unused: bool = False) -> None:
         self.faults: list[tuple[Location, str]] = []
+        self.unused: list[tuple[Location, str]] = []
+        self._ignore_unused = ignore_unused
 
     def fault(self, at: Location, text: str) -> None:
         """Note a fault."""
         self.faults.append((at, text))
+
+    def unused_parameter(self, at: Location, text: str) -> None:
+        """Note a parameter that the method does not take."""
+        if self._ignore_unused:
+            self.unused.append((at, text))
+        else:
+            self.fault(at, f"{text}. mergekit ignores it: --ignore-unused does too")
 
     def mapping(
         self, value: Any, at: Location, *, known: Iterable[str], required: Iterable[str] = ()
@@ -69,10 +81,10 @@ class Reader:
             return None
 
     def scalar(self, value: Any, at: Location, kind: type) -> float | bool | None:
-        """A finite number, or true or false."""
+        """A finite number, or true or false, which mergekit writes as 1.0 and 0.0."""
         if kind is bool:
-            if isinstance(value, bool):
-                return value
+            if isinstance(value, bool | int | float) and value in (0, 1):
+                return bool(value)
             self.fault(at, f"expected true or false, found {shown(value)}")
             return None
         if isinstance(value, bool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -255,6 +255,9 @@ class _Resolver:
         inputs, base = self._inputs(part, name, names, place)
         if not inputs or (self.method.needs_base and base is None):
             return
+        if self.method.needs_base and part.models == (part.base,):
+            yield _alone(name, place, inputs[0])
+            return
         shared = {one.name: resolve(outer, one, name, place) for one in self.method.of_merge}
         yield self.checks.checked(
             AssembledTensor(
@@ -320,3 +323,10 @@ class _Resolver:
             if one.required and found[one.name] is None and not optional:
                 self.checks.missing(source, one.name, tensor)
         return {key: value for key, value in found.items() if value is not None}
+
+
+def _alone(name: str, place: float | None, base: AssembledInput) -> AssembledTensor:
+    """A tensor of a slice in which nothing but the base is listed."""
+    base = replace(base, parameters={"scale": 1.0})
+    like = base.model.like(base.tensor)
+    return AssembledTensor(name, "passthrough", place, {}, (base,), None, like)

@@ -132,7 +132,9 @@ def _kinds() -> dict[str, Any]:
     """What a parameter may be: a value, a gradient over layers, or values with filters."""
     found = {}
     for (kind, least, most), name in _KINDS.items():
-        scalar: dict[str, Any] = {"type": "boolean" if kind is bool else "number"}
+        # mergekit writes true and false as 1.0 and 0.0.
+        switch = {"enum": [True, False, 1, 0]}
+        scalar: dict[str, Any] = switch if kind is bool else {"type": "number"}
         scalar |= {} if least is None else {"minimum": least}
         scalar |= {} if most is None else {"maximum": most}
         value = {"anyOf": [scalar, {"type": "array", "items": scalar, "minItems": 2}]}

@@ -31,7 +31,7 @@ def read_settings(
         if key in names:
             found[key] = tuple(_settings(reader, content, place, names[key]))
         else:
-            reader.fault(place, _unknown(str(key), method, names))
+            reader.unused_parameter(place, _unknown(str(key), method, names))
     return found
 
 
