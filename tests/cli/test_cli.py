@@ -277,19 +277,23 @@ def test_missing_package_of_the_study_says_what_to_install(monkeypatch: pytest.M
     assert "pip install 'tvmerge[study]'" in result.output
 
 
-def test_parameters_without_use_are_ignored_on_demand_and_told(models: Held) -> None:
+def test_what_mergekit_passes_over_is_passed_over_on_demand_and_told(models: Held) -> None:
     Path("r.yaml").write_text(
         "merge_method: linear\nmodels: [{model: base}, {model: a}]\n"
-        "parameters: {weight: 1, density: 0.5}\n"
+        "parameters: {weight: [{filter: nowhere, value: 9}, {value: 1}], density: 0.5}\n"
     )
     refused = CliRunner().invoke(cli, ["merge", "r.yaml", "out"])
     assert refused.exit_code == 2
-    assert "linear takes normalize, weight here. mergekit ignores it: --ignore-unused" in (
-        refused.output
-    )
-    told = "Warning: ignored: r.yaml:3: parameters.density: unknown parameter. linear takes"
-    for command in (["plan", "r.yaml"], ["merge", "r.yaml", "out"]):
-        assert told in run(*command, "--ignore-unused").stderr
-    run("sweep", "r.yaml", "scales", "--scale", "0.5", "--ignore-unused")
+    assert "r.yaml:3: parameters.density: unknown parameter." in refused.output
+    assert "as --lenient does" in refused.output
+    for command in (
+        ["plan", "r.yaml"],
+        ["merge", "r.yaml", "out"],
+        ["sweep", "r.yaml", "scales", "--scale", "1"],
+    ):
+        told = run(*command, "--lenient").stderr
+        assert "Warning: passed over: r.yaml:3: parameters.density: unknown parameter" in told
+        assert "the filter 'nowhere' matches no tensor" in told
     half = (models["a"][LAYER] + models["base"][LAYER]) / 2
     assert np.allclose(read(Path("out"))[LAYER], half, atol=1e-6)
+    run("verify", "out", "--replay")

@@ -11,7 +11,7 @@ from support.small_checkpoints import EMBEDDING, POSITIONS, Tensors, read, tenso
 
 from tvmerge.errors import ConfigError
 from tvmerge.methods import METHODS
-from tvmerge.recipe import Recipe, build, load_recipe, parse_recipe
+from tvmerge.recipe import Recipe, assemble, build, load_recipe, parse_recipe
 from tvmerge.recipe.schema import to_text
 
 
@@ -162,7 +162,7 @@ FAULTS = {
         "merge_method: linear\n" + ONE + "parameters: {lambda: 0.5}\n",
         4,
         "parameters.lambda: unknown parameter. linear takes normalize, weight here. mergekit "
-        "ignores it: --ignore-unused does too",
+        "passes over it, as --lenient does",
     ),
     "slices empty": (BASED + "slices: []\n", 3, "slices: the list is empty. Add a slice"),
     "modules empty": (BASED + "modules: {}\n", 3, "modules: expected modules by name"),
@@ -310,22 +310,30 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.yaml")
 
 
-def test_parameters_without_use_can_be_ignored(models: dict[str, Tensors]) -> None:
-    text = yaml_of("linear", {"a": 1.0, "b": 3.0}, ["parameters: {lambda: 3, densty: 0.5}"])
-    Path("recipe.yaml").write_text(text)
-    recipe = load_recipe(Path("recipe.yaml"), ignore_unused=True)
-    begin, takes = "recipe.yaml:7: parameters.", "linear takes normalize, weight here"
-    assert recipe.unused == (
-        f"{begin}lambda: unknown parameter. {takes}",
-        f"{begin}densty: unknown parameter. {takes}",
+def test_a_lenient_recipe_passes_over_what_mergekit_passes_over(models: dict[str, Tensors]) -> None:
+    Path("recipe.yaml").write_text(
+        "merge_method: linear\ndype: float16\nmodels:\n"
+        "  - {model: a, parameters: {weight: [1], density: 0.5, int8_mask: 1.0}}\n"
+        "  - {model: b, parameters: {weight: 9}}\n"
+        "  - model: b\n    parameters:\n      weight:\n"
+        "        - {filter: modelnorm, value: 9}\n        - {value: [3]}\n"
     )
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(Path("recipe.yaml"))
+    strict = str(caught.value).splitlines()
+    assert all(line.endswith("mergekit passes over it, as --lenient does") for line in strict)
+    recipe = load_recipe(Path("recipe.yaml"), lenient=True)
+    found = assemble(recipe).passed_over
+    starts = [line.split(" ")[0] for line in found]
+    assert [line.split(" ")[0] for line in strict] == starts[:-1]
+    assert starts == [f"recipe.yaml:{n}:" for n in (2, 4, 4, 6, 10, 9)]
+    assert "Did you mean 'dtype'?" in found[0] and "'modelnorm' matches no tensor" in found[-1]
     build(recipe).save("out")
     expected = combination(models, {"a": 0.25, "b": 0.75})
     assert np.allclose(read(Path("out"))[EMBEDDING], expected, atol=1e-6)
-    with pytest.raises(ConfigError, match="parameters: expected keys"):  # all else stays an error
-        parse_recipe(
-            Path("recipe.yaml"), b"merge_method: linear\nparameters: 1", ignore_unused=True
-        )
+    for wrong in (b"parameters: 1", b"models: [{model: a, parameters: {weight: []}}]"):
+        with pytest.raises(ConfigError):  # all else stays an error
+            parse_recipe(Path("recipe.yaml"), b"merge_method: linear\n" + wrong, lenient=True)
 
 
 def test_only_the_base_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

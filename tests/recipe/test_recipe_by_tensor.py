@@ -300,7 +300,7 @@ def test_plan_shows_every_tensor_as_resolved(models: dict[str, Tensors]) -> None
     assert by_name.keys() == models["base"].keys()
     one = by_name[layer(3, "attn")]
     assert one["method"] == "task_arithmetic"
-    assert one["parameters"] == {"lambda": 1.0, "normalize": False, "int8_mask": False}
+    assert one["parameters"] == {"lambda": 1.0, "normalize": False}
     assert one["inputs"][one["base"]]["model"] == "base"
     assert [i["parameters"].get("weight") for i in one["inputs"]] == [None, 1.0, 0.5]
     assert "  a, weight 1" in run("plan", "recipe.yaml", "--tensors", "--no-probe").output

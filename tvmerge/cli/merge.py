@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from tvmerge.cli.options import RunFlags, ignore_unused_option, write_options
-from tvmerge.cli.printing import warn_of_unused
+from tvmerge.cli.options import RunFlags, lenient_option, write_options
+from tvmerge.cli.printing import warn_of_idle
 from tvmerge.cli.saving import save
 from tvmerge.receipts.receipt import RecipeText
-from tvmerge.recipe import build, load_recipe
+from tvmerge.recipe import assemble, fold, load_recipe
 
 # mergekit-yaml's options that have no use here, or another name.
 _ELSEWHERE = {
@@ -51,17 +51,18 @@ class _Merge(click.Command):
 @click.command(cls=_Merge)
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("out")
-@ignore_unused_option
+@lenient_option
 @write_options
-def merge(config: Path, out: str, ignore_unused: bool, flags: RunFlags) -> None:
+def merge(config: Path, out: str, lenient: bool, flags: RunFlags) -> None:
     """Run the merge that the YAML file CONFIG describes, in mergekit's format, into OUT.
 
     Methods are mergekit's (`merge_method: ties`, ...); docs/recipes.md lists them and what else a
     recipe may say. Paths in CONFIG are relative to the current folder. Keys without a meaning are
     errors, never ignored.
     """
-    recipe = load_recipe(config, ignore_unused=ignore_unused)
-    warn_of_unused(recipe)
+    recipe = load_recipe(config, lenient=lenient)
+    assembly = assemble(recipe, threads=flags.threads)
+    warn_of_idle(assembly.passed_over)
     text = RecipeText(recipe.method, recipe.text)
-    model = build(recipe, threads=flags.threads)
+    model = fold(assembly)
     save(model, out, dtype=recipe.output_dtype, label="merge", flags=flags, recipe=text)

@@ -63,11 +63,12 @@ def _dtype_code(_ctx: click.Context, _parameter: click.Parameter, value: str | N
         raise click.BadParameter(str(error)) from error
 
 
-ignore_unused_option = click.option(
-    "--ignore-unused",
+lenient_option = click.option(
+    "--lenient",
     is_flag=True,
-    help="Ignore parameters in CONFIG that its method does not take, as mergekit does; each is "
-    "told. Otherwise they are errors.",
+    help="Pass over what mergekit passes over in CONFIG: unknown keys, parameters that the method "
+    "does not take, gradients of one value, models listed twice, filters that match nothing. Each "
+    "is told.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

@@ -15,10 +15,10 @@ from tvmerge.algebra.assembled import Assembled
 from tvmerge.algebra.operands import Checkpoint
 from tvmerge.checkpoints.matching import check_match
 from tvmerge.cli.apply import Term, edited, term_options
-from tvmerge.cli.options import RunFlags, dtype_option, ignore_unused_option, run_options
+from tvmerge.cli.options import RunFlags, dtype_option, lenient_option, run_options
 from tvmerge.cli.plan_stages import StageNeeds, print_stages, stage_needs
 from tvmerge.cli.plan_tensors import print_tensors, tensor_dict
-from tvmerge.cli.printing import coefficient, passes, print_json, size, warn_of_unused
+from tvmerge.cli.printing import coefficient, passes, print_json, size, warn_of_idle
 from tvmerge.engine.matrices import check_matrices
 from tvmerge.engine.run_options import RunOptions, Workspace
 from tvmerge.errors import OutputError
@@ -50,7 +50,7 @@ _MIB = 1024 * 1024
     "--tensors", is_flag=True, help="List every tensor: its method, sources and parameters."
 )
 @click.option("--no-probe", is_flag=True, help="Measure nothing: no time is estimated.")
-@ignore_unused_option
+@lenient_option
 @run_options
 def plan(
     config: str,
@@ -60,7 +60,7 @@ def plan(
     dtype: str | None,
     tensors: bool,
     no_probe: bool,
-    ignore_unused: bool,
+    lenient: bool,
     flags: RunFlags,
 ) -> None:
     """Say what the merge of the recipe CONFIG into OUT would take, or why it cannot run.
@@ -75,7 +75,7 @@ def plan(
             f"{config} is a folder: expected a recipe, or --add or --subtract with it as the base."
         )
     started = time.monotonic()
-    model, dtype, assembly = _merge(config, added, subtracted, dtype, ignore_unused, flags.threads)
+    model, dtype, assembly = _merge(config, added, subtracted, dtype, lenient, flags.threads)
     inputs = tuple(leaves(dict.fromkeys((model.donor, *inputs_of(model.weighting)))))
     target = Path(out) if out is not None else None
     if target is not None:
@@ -120,7 +120,7 @@ def _merge(
     added: tuple[Term, ...],
     subtracted: tuple[Term, ...],
     dtype: str | None,
-    ignore_unused: bool,
+    lenient: bool,
     threads: int | None,
 ) -> tuple[Checkpoint | Assembled, str | None, Assembly | None]:
     if added or subtracted:
@@ -130,9 +130,9 @@ def _merge(
     # Not at the top: the form without a recipe starts without a YAML parser.
     from tvmerge.recipe import assemble, fold, load_recipe
 
-    recipe = load_recipe(Path(config), ignore_unused=ignore_unused)
-    warn_of_unused(recipe)
+    recipe = load_recipe(Path(config), lenient=lenient)
     assembly = assemble(recipe, listed=None, threads=threads)
+    warn_of_idle(assembly.passed_over)
     return fold(assembly), assembly.dtype, assembly
 
 

@@ -15,7 +15,6 @@ from tvmerge.files.untrusted import printable
 if TYPE_CHECKING:
     from tvmerge.cli.options import RunFlags
     from tvmerge.merging.merge import MergeReport
-    from tvmerge.recipe.document import Recipe
 
 _LISTED = 10
 
@@ -95,10 +94,10 @@ def warn_of_differing(tensors: Sequence[str]) -> None:
     )
 
 
-def warn_of_unused(recipe: Recipe) -> None:
-    """Say on stderr which of a recipe's parameters are ignored, if any."""
-    for one in recipe.unused:
-        click.echo(f"Warning: ignored: {printable(one)}", err=True)
+def warn_of_idle(passed_over: Sequence[str]) -> None:
+    """Say on stderr what of a lenient recipe has no use, if anything."""
+    for one in passed_over:
+        click.echo(f"Warning: passed over: {printable(one)}", err=True)
 
 
 def warn_of_lost(report: MergeReport) -> None:

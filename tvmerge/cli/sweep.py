@@ -9,18 +9,18 @@ from pathlib import Path
 import click
 
 from tvmerge.algebra.sweep import sweep as write_scales
-from tvmerge.cli.options import RunFlags, ignore_unused_option, write_options
+from tvmerge.cli.options import RunFlags, lenient_option, write_options
 from tvmerge.cli.printing import (
     print_json,
     print_table,
     size,
     warn_of_differing,
-    warn_of_unused,
+    warn_of_idle,
 )
 from tvmerge.cli.progress import shown
 from tvmerge.merging.report import MergeReport
 from tvmerge.receipts.receipt import RecipeText
-from tvmerge.recipe import build, load_recipe
+from tvmerge.recipe import assemble, fold, load_recipe
 
 
 def _scales(
@@ -51,22 +51,23 @@ def _scale(text: str) -> float:
     metavar="S[,S...]",
     help="Scales of the edit; may be repeated.",
 )
-@ignore_unused_option
+@lenient_option
 @write_options
 def sweep(
-    config: Path, out: str, scales: tuple[float, ...], ignore_unused: bool, flags: RunFlags
+    config: Path, out: str, scales: tuple[float, ...], lenient: bool, flags: RunFlags
 ) -> None:
     """Write the recipe CONFIG at several scales, reading every input once.
 
     The model in OUT/scale-S is base + S * (merged - base), where merged is what `tvmerge merge`
     makes of CONFIG: for task_arithmetic, S multiplies lambda.
     """
-    recipe = load_recipe(config, ignore_unused=ignore_unused)
-    warn_of_unused(recipe)
+    recipe = load_recipe(config, lenient=lenient)
+    assembly = assemble(recipe, threads=flags.threads)
+    warn_of_idle(assembly.passed_over)
     said = f"# tvmerge sweep at the scales {', '.join(map(str, scales))} of\n{recipe.text}"
     with shown("sweep", quiet=flags.quiet) as progress:
         reports = write_scales(
-            build(recipe, threads=flags.threads),
+            fold(assembly),
             scales,
             out,
             dtype=recipe.output_dtype,

@@ -9,6 +9,7 @@ from tvmerge.methods.arcee_fusion import ARCEE_FUSION
 from tvmerge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from tvmerge.methods.consensus_ta import CONSENSUS_TA
 from tvmerge.methods.dare import DARE_LINEAR, DARE_TIES
+from tvmerge.methods.declaring import NO_EFFECT as NO_EFFECT
 from tvmerge.methods.declaring import Method as Method
 from tvmerge.methods.declaring import Parameter as Parameter
 from tvmerge.methods.della import DELLA, DELLA_LINEAR

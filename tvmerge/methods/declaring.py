@@ -34,6 +34,10 @@ def fraction(name: str, *, default: float) -> Parameter:
     return Parameter(name=name, kind=float, default=default, least=0.0, most=1.0)
 
 
+# How mergekit keeps masks, which are not kept here. Recipes have it whatever their method.
+NO_EFFECT = Parameter(name="int8_mask", kind=bool)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     """The tensors that a recipe gives beside each model, by the names of the model's own.

@@ -15,8 +15,6 @@ WEIGHT = Parameter(name="weight", kind=float, required=True)
 DENSITY = fraction("density", default=1.0)
 LAMBDA = Parameter(name="lambda", kind=float, default=1.0)
 SEED = Parameter(name="seed", kind=float, default=0.0)
-# mergekit's way to save memory for masks that are not stored here.
-INT8_MASK = Parameter(name="int8_mask", kind=bool, default=False)
 _LEAST_DIVISOR = 1e-8
 
 
@@ -43,7 +41,6 @@ def masking(
             switch("normalize", default=normalize),
             switch("rescale", default=rescale),
             *of_merge,
-            INT8_MASK,
         ),
         needs_base=True,
         decision=decision,

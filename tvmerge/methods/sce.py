@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tvmerge.engine.decisions import Consensus, Delta, Keep
 from tvmerge.methods.declaring import Method, fraction
-from tvmerge.methods.deltas import INT8_MASK
 
 if TYPE_CHECKING:
     from tvmerge.plans.assembly import AssembledTensor
@@ -32,7 +31,7 @@ def sce(tensor: AssembledTensor) -> Consensus:
 
 SCE = Method(
     name="sce",
-    of_merge=(fraction("select_topk", default=1.0), INT8_MASK),
+    of_merge=(fraction("select_topk", default=1.0),),
     needs_base=True,
     decision=sce,
 )

@@ -49,7 +49,6 @@ TASK_ARITHMETIC = Method(
         Parameter(name="lambda", kind=float, default=1.0),
         Parameter(name="normalize", kind=bool, default=False),
         # mergekit's way to save memory for masks that are not made here.
-        Parameter(name="int8_mask", kind=bool, default=False),
     ),
     needs_base=True,
     coefficients=task_arithmetic,

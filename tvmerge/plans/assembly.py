@@ -87,6 +87,7 @@ class Assembly:
 
     `donor` gives companions and, where the tensors are the same, the layout; `config` is what its
     config.json has to say instead, by the path of each key, and `tokenizer` what other files do.
+    `passed_over` tells what of a lenient recipe has no use.
     """
 
     donor: Stored
@@ -94,3 +95,4 @@ class Assembly:
     dtype: str | None
     config: Mapping[tuple[str, ...], Any] = field(default_factory=dict)
     tokenizer: TokenizerFiles | None = None
+    passed_over: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from tvmerge.files.yaml_file import Location
 from tvmerge.plans.assembly import AssembledTensor, Model
 from tvmerge.recipe.document import Document, Settings, Source
 from tvmerge.recipe.layers import split
+from tvmerge.recipe.reading import LENIENT
 from tvmerge.recipe.tied import named_in, ties_head
 
 _MOST_HINTS = 2_000  # of names to compare with one that is not there
@@ -84,7 +85,9 @@ class Checks:
 
     def raise_faults(self, tensors: Sequence[AssembledTensor]) -> None:
         """Raise ConfigError for faults of the recipe, MismatchError for those of the models."""
-        faults = [*self.faults.items(), *self._idle_filters(), *self._uncovered()]
+        idle = [] if self.document.lenient else self._idle_filters()
+        told = ((at, f"{what}. {LENIENT}") for at, what in idle)
+        faults = [*self.faults.items(), *told, *self._uncovered()]
         self.mismatches |= dict.fromkeys(self._left_over())
         if self.mismatches:
             advice = _WAYS_OUT if self.vocabulary else None
@@ -110,6 +113,11 @@ class Checks:
         if left:
             what = f"no module has {left[0]} ({len(left)} tensors are in none). Add one"
             yield ("modules",), what
+
+    def passed_over(self) -> Iterator[str]:
+        """What of a lenient document has no use, and where it stands."""
+        if self.document.lenient:
+            yield from self.document.file.all_pointed(self._idle_filters())
 
     def _idle_filters(self) -> Iterator[tuple[Location, str]]:
         for settings in self._all_settings():

@@ -105,6 +105,7 @@ class Document:
     out_dtype: str | None
     vocabulary: Vocabulary | None
     chat_template: str | None  # its text, or AUTO
+    lenient: bool  # whether what mergekit passes over is no fault
 
     @property
     def output_dtype(self) -> str | None:
@@ -140,7 +141,7 @@ class Recipe:
     path: Path
     text: str
     documents: tuple[Document, ...]
-    unused: tuple[str, ...] = ()  # its parameters that were to be ignored, and where they stand
+    passed_over: tuple[str, ...] = ()  # of a lenient one what has no use, and where it stands
 
     @property
     def method(self) -> str:

@@ -25,32 +25,32 @@ _KEYS = (
 _FORMS = ("models", "slices", "modules")
 
 
-def load_recipe(path: Path, *, ignore_unused: bool = False) -> Recipe:
+def load_recipe(path: Path, *, lenient: bool = False) -> Recipe:
     """Read and check a YAML recipe; raises ConfigError with file and line of every fault.
 
-    A parameter that its method does not take is one, unless these are to be ignored, as mergekit
-    does: then they are in the recipe's `unused`.
+    Of a `lenient` one what mergekit passes over is no fault: unknown keys, parameters that a method
+    does not take, gradients of one value, filters that match nothing. See `passed_over`.
     """
-    recipe = _recipe(path, YamlFile.read_all(path), ignore_unused)
+    recipe = _recipe(path, YamlFile.read_all(path), lenient)
     refuse_folders(recipe.documents)
     return recipe
 
 
-def parse_recipe(path: Path, text: bytes, *, ignore_unused: bool = False) -> Recipe:
+def parse_recipe(path: Path, text: bytes, *, lenient: bool = False) -> Recipe:
     """As load_recipe, of a text that stands in the file `path`."""
-    return _recipe(path, YamlFile.parse_all(path, text), ignore_unused)
+    return _recipe(path, YamlFile.parse_all(path, text), lenient)
 
 
-def _recipe(path: Path, files: Sequence[YamlFile], ignore_unused: bool) -> Recipe:
-    readers = [Reader(ignore_unused=ignore_unused) for _ in files]
+def _recipe(path: Path, files: Sequence[YamlFile], lenient: bool) -> Recipe:
+    readers = [Reader(lenient=lenient) for _ in files]
     documents = tuple(map(_document, files, readers))
     check_names(documents)
-    unused = [
+    passed_over = [
         line
         for file, reader in zip(files, readers, strict=True)
-        for line in file.all_pointed(reader.unused)
+        for line in file.all_pointed(reader.passed_over)
     ]
-    return Recipe(path, files[0].text, documents, tuple(unused))
+    return Recipe(path, files[0].text, documents, tuple(passed_over))
 
 
 def _document(file: YamlFile, reader: Reader) -> Document:
@@ -70,8 +70,9 @@ def _document(file: YamlFile, reader: Reader) -> Document:
     vocabulary = read_vocabulary(reader, content)
     template = read_template(reader, content.get("chat_template"))
     document = Document(
-        file, name, method, base, modules, settings, dtype, out_dtype, vocabulary, template
-    )
+        file, name, method, base, modules, settings, dtype, out_dtype, vocabulary, template,
+        reader.lenient,
+    )  # fmt: skip
     if not reader.faults:
         reader.faults += _faults(document)
     if reader.faults:
@@ -126,7 +127,7 @@ def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Itera
         place = (*at, "models")
         items = reader.items(content["models"], place, "a model")
         sources = [_source(reader, one, (*place, n), method, {}) for n, one in enumerate(items)]
-        yield Slice(tuple(s for s in sources if s), True, None, {}, place)
+        yield Slice(_distinct(reader, sources), True, None, {}, place)
         return
     place = (*at, "slices")
     for number, item in enumerate(reader.items(content["slices"], place, "a slice")):
@@ -143,7 +144,21 @@ def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Itera
         items = reader.items(known["sources"], below, "a source") if "sources" in known else []
         more = {"layer_range": None}
         sources = [_source(reader, one, (*below, n), method, more) for n, one in enumerate(items)]
-        yield Slice(tuple(s for s in sources if s), False, base, settings, here)
+        yield Slice(_distinct(reader, sources), False, base, settings, here)
+
+
+def _distinct(reader: Reader, sources: Sequence[Source | None]) -> tuple[Source, ...]:
+    """Those that could be read; of several that are the same model the last, as for mergekit."""
+    found: dict[tuple[str, tuple[int, int] | None], Source] = {}
+    for source in sources:
+        if source is None:
+            continue
+        before = found.pop((source.model, source.layers), None)
+        if before is not None:
+            what = f"{source.model} is listed twice. Give it one entry with the sum of weights"
+            reader.idle(source.at, what)
+        found[source.model, source.layers] = source
+    return tuple(found.values())
 
 
 def _source(
@@ -199,13 +214,8 @@ def _faults_of_slice(
     document: Document, module: Module, part: Slice
 ) -> Iterator[tuple[Location, str]]:
     method, base = document.method, part.base_model or document.base_model
-    seen: set[tuple[str, tuple[int, int] | None]] = set()
     counted = 0
     for source in part.sources:
-        if (source.model, source.layers) in seen:
-            what = f"{source.model} is listed twice. Give it one entry with the sum of weights"
-            yield source.at, what
-        seen.add((source.model, source.layers))
         if method.uses_base and source.model == base:
             if source.statistics is not None:
                 yield (*source.at, "statistics"), "the base is not weighed. Remove them"

@@ -12,30 +12,31 @@ from tvmerge.files.dtype import parse_dtype
 from tvmerge.files.untrusted import shown
 from tvmerge.files.yaml_file import Location
 
+LENIENT = "mergekit passes over it, as --lenient does"
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
 class Reader:
     """Reads values of one document; what is wrong with them is in `faults`.
 
-    With `ignore_unused` parameters that the method does not take are none: they are in `unused`.
+    A `lenient` one takes what mergekit takes and has no use for: that is in `passed_over` then.
     """
 
-    def __init__(self, *, ignore_unused: bool = False) -> None:
+    def __init__(self, *, lenient: bool = False) -> None:
         self.faults: list[tuple[Location, str]] = []
-        self.unused: list[tuple[Location, str]] = []
-        self._ignore_unused = ignore_unused
+        self.passed_over: list[tuple[Location, str]] = []
+        self.lenient = lenient
 
     def fault(self, at: Location, text: str) -> None:
         """Note a fault."""
         self.faults.append((at, text))
 
-    def unused_parameter(self, at: Location, text: str) -> None:
-        """Note a parameter that the method does not take."""
-        if self._ignore_unused:
-            self.unused.append((at, text))
+    def idle(self, at: Location, text: str) -> None:
+        """Note what mergekit passes over."""
+        if self.lenient:
+            self.passed_over.append((at, text))
         else:
-            self.fault(at, f"{text}. mergekit ignores it: --ignore-unused does too")
+            self.fault(at, f"{text}. {LENIENT}")
 
     def mapping(
         self, value: Any, at: Location, *, known: Iterable[str], required: Iterable[str] = ()
@@ -48,7 +49,7 @@ class Reader:
         for key in value:
             if key not in names:
                 hint = did_you_mean(str(key), names)
-                self.fault((*at, key), f"unknown key.{hint} Known keys: {', '.join(names)}")
+                self.idle((*at, key), f"unknown key.{hint} Known keys: {', '.join(names)}")
         for key in required:
             if key not in value:
                 self.fault((*at, key), f"missing. Add `{key}: ...`")

@@ -44,12 +44,14 @@ def assemble(
     """
     stages = Stages()
     models: dict[str, Model] = {}
+    passed_over = list(recipe.passed_over)
     for document in recipe.documents:
         resolve = partial(_resolved, document, find, listed)
         assembly = stages.into(resolve, _Opener(document, find, threads, stages, models))
+        passed_over += assembly.passed_over
         if document.name is not None:
             stages.add(document.name, assembly)
-    return assembly
+    return replace(assembly, passed_over=tuple(passed_over))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class _Resolver:
             self.document.output_dtype,
             config,
             tokenizer or self.donor.tokenizer,
+            tuple(self.checks.passed_over()),
         )
 
     def _config(self, tensors: Sequence[AssembledTensor]) -> Iterator[tuple[tuple[str, ...], Any]]:

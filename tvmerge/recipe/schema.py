@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tvmerge.files.dtype import TORCH_NAMES
-from tvmerge.methods import METHODS, Parameter
+from tvmerge.methods import METHODS, NO_EFFECT, Parameter
 from tvmerge.recipe.chat_templates import AUTO, NAMED
 from tvmerge.recipe.document import BASE, UNION
 
@@ -32,7 +32,7 @@ _KINDS: dict[tuple[type, float | None, float | None], str] = {
 def schema() -> dict[str, Any]:
     """The schema of one document (draft 2020-12)."""
     methods = METHODS.values()
-    of_models = [one for method in methods for one in method.of_models]
+    of_models = [NO_EFFECT, *(one for method in methods for one in method.of_models)]
     of_merge = [*of_models, *(one for method in methods for one in method.of_merge)]
     layers = {
         "type": "array",

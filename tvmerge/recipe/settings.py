@@ -9,7 +9,7 @@ from typing import Any
 from tvmerge.errors import did_you_mean
 from tvmerge.files.untrusted import shown
 from tvmerge.files.yaml_file import Location
-from tvmerge.methods import Method, Parameter
+from tvmerge.methods import NO_EFFECT, Method, Parameter
 from tvmerge.recipe.document import Scalar, Setting, Settings
 from tvmerge.recipe.reading import Reader
 
@@ -23,7 +23,7 @@ def read_settings(
     if not isinstance(value, dict):
         reader.fault(at, f"expected keys and values, found {shown(value)}")
         return {}
-    allowed = method.of_models if of_a_model else (*method.of_models, *method.of_merge)
+    allowed = (NO_EFFECT, *method.of_models, *(() if of_a_model else method.of_merge))
     names = {one.name: one for one in allowed}
     found = {}
     for key, content in value.items():
@@ -31,11 +31,12 @@ def read_settings(
         if key in names:
             found[key] = tuple(_settings(reader, content, place, names[key]))
         else:
-            reader.unused_parameter(place, _unknown(str(key), method, names))
+            reader.idle(place, _unknown(str(key), method, names))
     return found
 
 
 def _unknown(key: str, method: Method, names: Mapping[str, Parameter]) -> str:
+    names = {name: one for name, one in names.items() if one is not NO_EFFECT}
     if key in method.parameters:
         return f"{key} is a parameter of the whole merge. Move it to `parameters` there"
     hint = did_you_mean(key, names)
@@ -72,12 +73,12 @@ def _value(
     if not isinstance(value, list):
         return _scalar(reader, value, at, parameter)
     if len(value) < 2:
-        reader.fault(
-            at,
-            f"a gradient over layers needs two values or more, found {len(value)}. "
-            "Give one number without brackets for all layers",
-        )
-        return None
+        said = f"a gradient over layers needs two values or more, found {len(value)}"
+        if not value:
+            reader.fault(at, said)
+            return None
+        reader.idle(at, f"{said}. Give one number without brackets for all layers")
+        return _scalar(reader, value[0], (*at, 0), parameter)
     scalars = [_scalar(reader, one, (*at, n), parameter) for n, one in enumerate(value)]
     found = tuple(one for one in scalars if one is not None)
     return found if len(found) == len(value) else None
