@@ -98,9 +98,9 @@ def _plan_of_recipe(receipt: Receipt, threads: int | None) -> Plan:
 
     if receipt.recipe.source is None:
         raise FormatError("the receipt has no recipe, from which to merge again. Restore it")
-    text = receipt.recipe.source.text.encode()
-    # What was passed over then is now.
-    recipe = parse_recipe(Path("the receipt's recipe"), text, lenient=True)
+    held = receipt.recipe.source
+    place = Path("the receipt's recipe")
+    recipe = parse_recipe(place, held.text.encode(), lenient=held.lenient)
     places = {record.given: Path(record.path) for record in receipt.inputs}
     assembly = assemble(
         recipe, find=lambda name: places.get(name) or resolve(name), threads=threads

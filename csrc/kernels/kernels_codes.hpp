@@ -86,13 +86,13 @@ class LaneCount<unsigned> {
   std::uint64_t count_ = 0;
 };
 
-// Asks for a tile before its turn. Where tiles of several terms are read in turn,
+// Asks for elements before their turn. Where tiles of several terms are read in turn,
 // processors' own fetching begins anew with each of them.
-inline void fetch_tile(const Term& term, std::size_t start) {
+inline void fetch(const Term& term, std::size_t start, std::size_t count) {
   constexpr std::size_t kLineBytes = 64;
   const std::size_t width = size_of(term.dtype);
   const auto* const from = static_cast<const unsigned char*>(term.data) + start * width;
-  for (std::size_t at = 0; at < kTile * width; at += kLineBytes)
+  for (std::size_t at = 0; at < count * width; at += kLineBytes)
     __builtin_prefetch(from + at, 0, 2);
 }
 

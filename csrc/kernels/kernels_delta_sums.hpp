@@ -62,7 +62,7 @@ template <typename Sum>
 DeltaSums part_sums(const ConsensusTile& tile, const Part& part,
                     const std::uint32_t* limits, const Sum* base) {
   alignas(64) Sum all[kTile], kept[kTile];
-  fetch_tile(tile.terms[part.source], tile.start + kTile);
+  fetch(tile.terms[part.source], tile.start + kTile, tile.count);
   deltas_of(tile.terms[part.source], base, tile.start, tile.count, all);
   keep_values(tile, part, limits, 1, all, kept);
   return sums_of(all, kept, tile.count);
@@ -146,7 +146,7 @@ void with_tiles(const DeltaSlice& slice, Use&& use) {
                      slice.first);
   for (std::size_t start = 0; start < slice.count; start += kTile) {
     const std::size_t count = std::min(kTile, slice.count - start);
-    fetch_tile(slice.terms[0], start + kTile);
+    fetch(slice.terms[0], start + kTile, count);
     decode(slice.terms[0].data, slice.terms[0].dtype, start, count, base);
     use(ConsensusTile(all, start, count), static_cast<const Sum*>(base));
   }

@@ -76,7 +76,7 @@ class Variances {
     if (!wide) decode(terms_[0].data, terms_[0].dtype, start, count, base);
     for (std::size_t k = 0; k < number_; ++k) {
       float* const delta = deltas_.data() + k * kTile;
-      fetch_tile(terms_[k + 1], start + kTile);
+      fetch(terms_[k + 1], start + kTile, count);
       wide ? delta_tile(terms_[0], terms_[k + 1], start, count, delta)
            : deltas_of(terms_[k + 1], base, start, count, delta);
     }
@@ -126,8 +126,8 @@ void ranked_keys(const RankedSlice& slice, std::uint32_t* keys) {
   for (std::size_t done = 0; done < slice.count; done += kTile) {
     const std::size_t count = std::min(kTile, slice.count - done);
     const std::size_t start = slice.start + done;
-    fetch_tile(base, start + slice.count);
-    fetch_tile(other, start + slice.count);
+    fetch(base, start + slice.count, count);
+    if (slice.term > 0) fetch(other, start + slice.count, count);
     if (slice.term >= 0 && slice.factors == nullptr && narrow) {
       decode(base.data, base.dtype, start, count, values);
       delta_keys(other, values, start, count, keys + done);

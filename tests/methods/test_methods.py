@@ -95,10 +95,14 @@ def test_della_keeps_more_of_the_larger_elements_of_each_row(
     assert_near(out, expected)
 
 
-def test_della_writes_the_same_whether_what_it_draws_is_noted(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+DRAWING = {"della": {"density": 0.4, "epsilon": 0.3}, "dare_ties": {"density": 0.4}}
+
+
+@pytest.mark.parametrize("method", DRAWING)
+def test_the_same_is_written_whether_what_is_drawn_is_noted(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    text = recipe(folder, "della", weighted(density=0.4, epsilon=0.3), seed=9)
+    text = recipe(folder, method, weighted(**DRAWING[method]), seed=9)
     noted: list[bool] = []
     part = deciding._part
 
@@ -120,14 +124,15 @@ def test_della_writes_the_same_whether_what_it_draws_is_noted(
     }
 
 
-def test_della_notes_nothing_where_memory_is_used_up(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", DRAWING)
+def test_nothing_is_noted_where_memory_is_used_up(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def used_up(_workspace: Workspace) -> int:
         raise MemoryLimitError("used up")
 
     monkeypatch.setattr(Workspace, "room_bytes", property(used_up))
-    text = recipe(folder, "della", weighted(density=0.4, epsilon=0.3), seed=9)
+    text = recipe(folder, method, weighted(**DRAWING[method]), seed=9)
     assert set(merge(text, tmp_path / "out")) == {*SHAPES, "ids"}
 
 

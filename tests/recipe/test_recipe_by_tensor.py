@@ -123,6 +123,24 @@ def test_layers_of_the_base_alone_stay_as_they_are(models: dict[str, Tensors], m
         assert same_as_base == (number < 2)
 
 
+def test_layers_of_the_base_alone_are_not_merged(models: dict[str, Tensors]) -> None:
+    slices = "slices:\n  - sources: [{model: base, layer_range: [0, 2]}]\n"
+    last = "      - {model: a, layer_range: [2, 4], parameters: {weight: 1}}\n"
+    with pytest.raises(ConfigError, match=r"the filter 'layers.1.' matches no tensor"):
+        merged(
+            f"{TASK}parameters:\n  lambda: [{{filter: layers.1., value: 3}}, {{value: 1}}]\n"
+            f"{slices}  - sources:\n      - {{model: base, layer_range: [2, 4]}}\n{last}"
+        )
+    # Two ranges of the base are neither one as it is, nor a model that was tuned from it.
+    twice = slices.replace("]}]", "]}, {model: base, layer_range: [2, 4]}]")
+    with pytest.raises(ConfigError, match="only the base base is listed, more than once"):
+        merged(f"{TASK}{twice}  - sources:\n{last}")
+    # A base of its own has something tuned from it: what is the base elsewhere.
+    own = "slices:\n  - base_model: a\n    sources: [{model: base, parameters: {weight: 0.25}}]\n"
+    out = merged(TASK + own)
+    assert same(out[layer(1)], (0.75, models["a"][layer(1)]), (0.25, models["base"][layer(1)]))
+
+
 def test_layers_are_stacked_in_the_order_of_the_slices(models: dict[str, Tensors]) -> None:
     out = merged(
         f"{PASS}slices:\n  - sources: [{{model: a, layer_range: [0, 3]}}]\n"

@@ -58,11 +58,12 @@ def merge(config: Path, out: str, lenient: bool, flags: RunFlags) -> None:
 
     Methods are mergekit's (`merge_method: ties`, ...); docs/recipes.md lists them and what else a
     recipe may say. Paths in CONFIG are relative to the current folder. Keys without a meaning are
-    errors, never ignored.
+    errors, or with --lenient are told.
     """
     recipe = load_recipe(config, lenient=lenient)
+    warn_of_idle(recipe.passed_over)
     assembly = assemble(recipe, threads=flags.threads)
     warn_of_idle(assembly.passed_over)
-    text = RecipeText(recipe.method, recipe.text)
+    text = RecipeText(recipe.method, recipe.text, lenient)
     model = fold(assembly)
     save(model, out, dtype=recipe.output_dtype, label="merge", flags=flags, recipe=text)

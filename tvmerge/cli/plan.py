@@ -124,6 +124,8 @@ def _merge(
     threads: int | None,
 ) -> tuple[Checkpoint | Assembled, str | None, Assembly | None]:
     if added or subtracted:
+        if lenient:
+            raise click.UsageError("--lenient is for recipes: leave it out with --add, --subtract.")
         return edited(config, added, subtracted, threads=threads), dtype, None
     if dtype is not None:
         raise click.UsageError("--dtype goes with --add and --subtract; a recipe names its own.")
@@ -131,6 +133,7 @@ def _merge(
     from tvmerge.recipe import assemble, fold, load_recipe
 
     recipe = load_recipe(Path(config), lenient=lenient)
+    warn_of_idle(recipe.passed_over)
     assembly = assemble(recipe, listed=None, threads=threads)
     warn_of_idle(assembly.passed_over)
     return fold(assembly), assembly.dtype, assembly

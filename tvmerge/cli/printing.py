@@ -96,8 +96,10 @@ def warn_of_differing(tensors: Sequence[str]) -> None:
 
 def warn_of_idle(passed_over: Sequence[str]) -> None:
     """Say on stderr what of a lenient recipe has no use, if anything."""
-    for one in passed_over:
+    for one in passed_over[:_LISTED]:
         click.echo(f"Warning: passed over: {printable(one)}", err=True)
+    if len(passed_over) > _LISTED:
+        click.echo(f"Warning: {len(passed_over) - _LISTED} more were passed over", err=True)
 
 
 def warn_of_lost(report: MergeReport) -> None:

@@ -62,6 +62,7 @@ def sweep(
     makes of CONFIG: for task_arithmetic, S multiplies lambda.
     """
     recipe = load_recipe(config, lenient=lenient)
+    warn_of_idle(recipe.passed_over)
     assembly = assemble(recipe, threads=flags.threads)
     warn_of_idle(assembly.passed_over)
     said = f"# tvmerge sweep at the scales {', '.join(map(str, scales))} of\n{recipe.text}"
@@ -72,7 +73,7 @@ def sweep(
             out,
             dtype=recipe.output_dtype,
             options=flags.run_options(progress),
-            recipe=RecipeText(recipe.method, said),
+            recipe=RecipeText(recipe.method, said, lenient),
         )
     warn_of_differing(reports[0].differing_tensors)
     if flags.as_json:

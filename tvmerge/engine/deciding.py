@@ -115,17 +115,25 @@ def _agreed(held: Sequence[_Held], engine: Engine) -> Iterator[tuple[_Held, _cor
 def _with_masks(wanted: Wanted, cuts: Sequence[Sequence[Cuts]], engine: Engine) -> list[list[Cuts]]:
     """What sums draw is noted for the merge, as far as there is room."""
     masked = [list(held) for held in cuts]
-    left: int | None = None
-    for (job, consensus), held in zip(wanted, masked, strict=True):
-        for k, delta in enumerate(consensus.deltas):
-            if not (consensus.summed and _is_noted(delta.keep, engine)):
-                continue
-            if left is None:
-                left = engine.take_spare(_MASK_BYTES)
-            if job.elements // 8 < left:
-                left -= job.elements // 8
-                held[k] = held[k]._replace(mask=_core.DrawnMask(elements=job.elements))
+    noted = [
+        (n, k, job.elements)
+        for n, (job, consensus) in enumerate(wanted)
+        if consensus.summed
+        for k, delta in enumerate(consensus.deltas)
+        if _is_noted(delta.keep, engine)
+    ]
+    if not noted:
+        return masked
+    left = engine.take_spare(min(_MASK_BYTES, sum(_mask_bytes(count) for *_, count in noted)))
+    for n, k, count in noted:
+        if _mask_bytes(count) <= left:
+            left -= _mask_bytes(count)
+            masked[n][k] = masked[n][k]._replace(mask=_core.DrawnMask(elements=count))
     return masked
+
+
+def _mask_bytes(elements: int) -> int:
+    return elements // 8 + 4  # a bit for each, in whole words
 
 
 def _is_noted(keep: Keep, engine: Engine) -> bool:

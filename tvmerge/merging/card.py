@@ -42,7 +42,8 @@ def model_card(
         else ("", "merged tensor by tensor; the receipt beside this card says how.")
     )
     if recipe is not None:
-        made = f"`{recipe.method}`, by the recipe below."
+        lenient = ", with `--lenient`" if recipe.lenient else ""
+        made = f"`{recipe.method}`, by the recipe below{lenient}."
     diffusion = output_stem(donor.shards[0][0]) == DIFFUSION or donor.components
     library = "diffusers" if diffusion else "transformers"
     inputs = {stored.source: c for stored, c in coefficients.items()}

@@ -48,7 +48,6 @@ TASK_ARITHMETIC = Method(
     of_merge=(
         Parameter(name="lambda", kind=float, default=1.0),
         Parameter(name="normalize", kind=bool, default=False),
-        # mergekit's way to save memory for masks that are not made here.
     ),
     needs_base=True,
     coefficients=task_arithmetic,

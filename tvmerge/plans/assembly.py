@@ -87,7 +87,7 @@ class Assembly:
 
     `donor` gives companions and, where the tensors are the same, the layout; `config` is what its
     config.json has to say instead, by the path of each key, and `tokenizer` what other files do.
-    `passed_over` tells what of a lenient recipe has no use.
+    `passed_over` tells which filters of a lenient recipe match no tensor.
     """
 
     donor: Stored

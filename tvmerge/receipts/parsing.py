@@ -109,16 +109,20 @@ def _recipe(found: dict[str, Any], inputs: int) -> Recipe:
         kind=kind,
         donor=donor,
         dtype=None if dtype is None else _one_of(dtype, DTYPE_BITS, "dtype"),
-        source=_recipe_text(asked.get("method"), asked.get("text")),
+        source=_recipe_text(asked),
         scale=None if asked.get("scale") is None else _finite(asked["scale"], "scale"),
         form=_text_or_none(asked.get("form"), "form"),
     )
 
 
-def _recipe_text(method: Any, text: Any) -> RecipeText | None:
+def _recipe_text(asked: dict[str, Any]) -> RecipeText | None:
+    method, text = asked.get("method"), asked.get("text")
     if method is None and text is None:
         return None
-    return RecipeText(_text(method, "method"), _text(text, "text"))
+    lenient = asked.get("lenient", False)
+    if not isinstance(lenient, bool):
+        _fail(f"lenient: expected true or false, found {shown(lenient)}")
+    return RecipeText(_text(method, "method"), _text(text, "text"), lenient)
 
 
 def _input(value: Any) -> InputRecord:

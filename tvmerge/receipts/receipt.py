@@ -76,6 +76,7 @@ class RecipeText:
 
     method: str
     text: str
+    lenient: bool = False  # what it has and mergekit passes over was no error
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,8 @@ class Receipt:
             asked["scale"] = recipe.scale
         if recipe.form is not None:
             asked["form"] = recipe.form
+        if source is not None and source.lenient:
+            asked["lenient"] = True
         yield f'"recipe": {_encode(asked | text)}'
         yield f'"inputs": {_lines(map(_input, self.inputs))}'
         yield f'"files": {_lines(_encode(file.to_dict()) for file in self.files)}'

@@ -8,7 +8,7 @@
     dtype: bfloat16
 
 A key with no meaning here is an error, as is one whose meaning is not supported yet: nothing in
-a recipe is ignored. docs/recipes.md describes all of it.
+a recipe is ignored, unless it is read as a `lenient` one. docs/recipes.md describes all of it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,6 @@ def build(
     """The merge as a lazy expression, ready to `save(out, dtype=recipe.output_dtype)`.
 
     Layout, tokenizer and dtypes come from the base, by default the first model. `threads` and what
-    is raised: as of `assemble`.
+    is raised: as of `assemble`, which also tells which filters of a lenient recipe match nothing.
     """
     return fold(assemble(recipe, find=find, threads=threads))

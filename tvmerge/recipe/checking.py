@@ -35,6 +35,7 @@ class Checks:
         self.mismatches: dict[str, None] = {}
         self.vocabulary = False
         self.used: dict[str, None] = {}
+        self.merged: dict[str, None] = {}  # of which parameters are looked at
         self.models: dict[str, Model] = {}
 
     def held(self, model: Model, tensor: str, output: str) -> str | None:
@@ -65,6 +66,7 @@ class Checks:
     def checked(self, tensor: AssembledTensor) -> AssembledTensor:
         """The tensor; inputs of other shapes or kinds are noted."""
         self.used[tensor.name] = None
+        self.merged |= dict.fromkeys([tensor.name, *(one.tensor for one in tensor.inputs)])
         like = tensor.like.slot.entry
         for one in tensor.inputs:
             if one.parameters.get("weight") == 0:  # takes no part, and may have any shape
@@ -123,8 +125,8 @@ class Checks:
         for settings in self._all_settings():
             for several in settings.values():
                 for one in several:
-                    if one.filter is not None and not any(map(one.matches, self.used)):
-                        words = dict.fromkeys(_words(self.used))
+                    if one.filter is not None and not any(map(one.matches, self.merged)):
+                        words = dict.fromkeys(_words(self.merged))
                         hint = did_you_mean(one.filter, list(words)[:_MOST_HINTS])
                         what = f"the filter {shown(one.filter)} matches no tensor.{hint}"
                         yield (*one.at, "filter"), f"{what} A filter is a part of a tensor's name"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tvmerge.errors import did_you_mean
+from tvmerge.errors import ConfigError, did_you_mean
 from tvmerge.files.untrusted import shown
 from tvmerge.files.yaml_file import Location, YamlFile
 from tvmerge.methods import METHODS, Method
@@ -29,7 +30,8 @@ def load_recipe(path: Path, *, lenient: bool = False) -> Recipe:
     """Read and check a YAML recipe; raises ConfigError with file and line of every fault.
 
     Of a `lenient` one what mergekit passes over is no fault: unknown keys, parameters that a method
-    does not take, gradients of one value, filters that match nothing. See `passed_over`.
+    does not take, gradients of one value, models listed twice, and filters that match no tensor.
+    The recipe's `passed_over` tells what of it there is, and that of `assemble` which filters.
     """
     recipe = _recipe(path, YamlFile.read_all(path), lenient)
     refuse_folders(recipe.documents)
@@ -62,7 +64,7 @@ def _document(file: YamlFile, reader: Reader) -> Document:
     dtype = reader.dtype(content.get("dtype"), ("dtype",))
     out_dtype = reader.dtype(content.get("out_dtype"), ("out_dtype",))
     if method is None:
-        raise file.errors(reader.faults)
+        raise _refusal(file, reader)
     settings = read_settings(
         reader, content.get("parameters"), ("parameters",), method, of_a_model=False
     )
@@ -76,8 +78,14 @@ def _document(file: YamlFile, reader: Reader) -> Document:
     if not reader.faults:
         reader.faults += _faults(document)
     if reader.faults:
-        raise file.errors(reader.faults)
+        raise _refusal(file, reader)
     return document
+
+
+def _refusal(file: YamlFile, reader: Reader) -> ConfigError:
+    """Tells what was passed over as well: a fault may have come of it."""
+    passed_over = ((at, f"passed over: {what}") for at, what in reader.passed_over)
+    return file.errors([*reader.faults, *passed_over])
 
 
 def _method(reader: Reader, content: Any) -> Method | None:
@@ -148,16 +156,25 @@ def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Itera
 
 
 def _distinct(reader: Reader, sources: Sequence[Source | None]) -> tuple[Source, ...]:
-    """Those that could be read; of several that are the same model the last, as for mergekit."""
+    """Those that could be read; a model that is listed twice is one, as for mergekit.
+
+    Of each parameter the first entry's settings come first: the first that matches counts.
+    """
     found: dict[tuple[str, tuple[int, int] | None], Source] = {}
-    for source in sources:
-        if source is None:
+    for source in filter(None, sources):
+        first = found.setdefault((source.model, source.layers), source)
+        if first is source:
             continue
-        before = found.pop((source.model, source.layers), None)
-        if before is not None:
-            what = f"{source.model} is listed twice. Give it one entry with the sum of weights"
-            reader.idle(source.at, what)
-        found[source.model, source.layers] = source
+        reader.idle(
+            source.at,
+            f"{source.model} is listed twice. Give it one entry with the sum of weights",
+            "mergekit goes by the first entry, as --lenient does",
+        )
+        later = {
+            name: (*first.settings.get(name, ()), *settings)
+            for name, settings in source.settings.items()
+        }
+        found[first.model, first.layers] = replace(first, settings={**first.settings, **later})
     return tuple(found.values())
 
 
@@ -200,14 +217,9 @@ def _faults(document: Document) -> Iterator[tuple[Location, str]]:
         yield ("base_model",), f"missing: {method.name} adds to a base. Add it"
     if document.vocabulary is not None:
         yield from strange_models(document.vocabulary, document.references)
-    parts = [(module, part) for module in document.modules for part in module.slices]
-    for module, part in parts:
-        yield from _faults_of_slice(document, module, part)
-    base = document.base_model
-    listed = {source.model for _, part in parts for source in part.sources}
-    # With an adapter the base itself is something new.
-    if method.needs_base and base is not None and listed == {base} and "+" not in base:
-        yield parts[0][1].at, f"only the base {base} is listed. Add a model tuned from it"
+    for module in document.modules:
+        for part in module.slices:
+            yield from _faults_of_slice(document, module, part)
 
 
 def _faults_of_slice(
@@ -236,8 +248,11 @@ def _faults_of_slice(
 def _faults_of_counts(
     method: Method, base: str | None, part: Slice, counted: int
 ) -> Iterator[tuple[Location, str]]:
-    if method.needs_base and part.sources and not counted:
-        return  # layers of the base as they are
+    if method.uses_base and part.sources and not counted:
+        if len(part.sources) > 1:
+            what = f"only the base {base} is listed, more than once. Add a model tuned from it"
+            yield part.at, what
+        return  # as it is in the base
     if counted < method.fewest_models:
         yield part.at, f"{method.name} takes {method.fewest_models} models or more. Add one"
     elif method.most_models is not None and counted > method.most_models:

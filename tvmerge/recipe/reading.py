@@ -31,17 +31,17 @@ class Reader:
         """Note a fault."""
         self.faults.append((at, text))
 
-    def idle(self, at: Location, text: str) -> None:
+    def idle(self, at: Location, text: str, hint: str = LENIENT) -> None:
         """Note what mergekit passes over."""
         if self.lenient:
             self.passed_over.append((at, text))
         else:
-            self.fault(at, f"{text}. {LENIENT}")
+            self.fault(at, f"{text}. {hint}")
 
     def mapping(
         self, value: Any, at: Location, *, known: Iterable[str], required: Iterable[str] = ()
     ) -> Mapping[str, Any]:
-        """Keys and values; the keys that are not `known` are faults, and are left out."""
+        """Keys and values; the keys that are not `known` are left out, and idle."""
         if not isinstance(value, dict):
             self.fault(at, f"expected keys and values, found {shown(value)}")
             return {}

@@ -44,7 +44,7 @@ def assemble(
     """
     stages = Stages()
     models: dict[str, Model] = {}
-    passed_over = list(recipe.passed_over)
+    passed_over: list[str] = []
     for document in recipe.documents:
         resolve = partial(_resolved, document, find, listed)
         assembly = stages.into(resolve, _Opener(document, find, threads, stages, models))
@@ -122,6 +122,18 @@ class _Resolver:
         self.checks = Checks(document, self.donor, listed)
         self.statistics = StatisticsFiles(document.method, find)
         self.origins: list[tuple[Model, int]] = []
+        self.parts = {
+            module.at: [self._part(module, one) for one in module.slices]
+            for module in document.modules
+        }
+        self._check_listed([part for parts in self.parts.values() for part in parts])
+
+    def _check_listed(self, parts: Sequence[_Part]) -> None:
+        """Raise ConfigError where only the base is listed, and has nothing put on it."""
+        if all(self._is_alone(part) and not part.models[0].sums for part in parts):
+            at, base = parts[0].slice.at, parts[0].models[0].reference
+            what = f"only the base {base} is listed. Add a model tuned from it"
+            raise self.document.file.error(at, what)
 
     def assembly(self, tokenizer: TokenizerFiles | None) -> Assembly:
         tensors = [tensor for module in self.document.modules for tensor in self._module(module)]
@@ -163,7 +175,7 @@ class _Resolver:
         return sorted(tensors, key=key)
 
     def _module(self, module: Module) -> Iterator[AssembledTensor]:
-        parts = [self._part(module, one) for one in module.slices]
+        parts = self.parts[module.at]
         names = self._names(module, parts)
         if parts[0].slice.whole:
             for name in names:
@@ -258,7 +270,7 @@ class _Resolver:
         inputs, base = self._inputs(part, name, names, place)
         if not inputs or (self.method.needs_base and base is None):
             return
-        if self.method.needs_base and part.models == (part.base,):
+        if self._is_alone(part):
             yield _alone(name, place, inputs[0])
             return
         shared = {one.name: resolve(outer, one, name, place) for one in self.method.of_merge}
@@ -273,6 +285,10 @@ class _Resolver:
                 like=self._like(part, name, inputs, base),
             )
         )
+
+    def _is_alone(self, part: _Part) -> bool:
+        """Whether a slice lists nothing but the base that its other slices are merged onto."""
+        return self.method.uses_base and part.models == (part.base,)
 
     def _inputs(
         self, part: _Part, name: str, names: Sequence[str], place: float | None

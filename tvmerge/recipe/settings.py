@@ -73,11 +73,14 @@ def _value(
     if not isinstance(value, list):
         return _scalar(reader, value, at, parameter)
     if len(value) < 2:
-        said = f"a gradient over layers needs two values or more, found {len(value)}"
+        what = (
+            f"a gradient over layers needs two values or more, found {len(value)}. "
+            "Give one number without brackets for all layers"
+        )
         if not value:
-            reader.fault(at, said)
+            reader.fault(at, what)
             return None
-        reader.idle(at, f"{said}. Give one number without brackets for all layers")
+        reader.idle(at, what, "mergekit takes it, as --lenient does")
         return _scalar(reader, value[0], (*at, 0), parameter)
     scalars = [_scalar(reader, one, (*at, n), parameter) for n, one in enumerate(value)]
     found = tuple(one for one in scalars if one is not None)

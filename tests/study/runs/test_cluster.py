@@ -243,8 +243,9 @@ def wait_until(
 
 
 def _last_words(process: subprocess.Popen[str]) -> str:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGABRT)  # where faulthandler writes the stacks
-        time.sleep(1)
+    process.send_signal(signal.SIGABRT)  # at which faulthandler writes the stacks
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.communicate(timeout=10)[0]
+    with contextlib.suppress(ProcessLookupError):  # whoever else holds its output open
         os.killpg(process.pid, signal.SIGKILL)
-    return process.communicate()[0]
+    return process.communicate(timeout=10)[0]
