@@ -73,36 +73,37 @@ void def_jobs(py::module_& module) {
 
   using PyCut = std::pair<Key, std::uint64_t>;
   py::class_<Part>(module, "Part")
-      .def(py::init([](std::int32_t source, double weight, double gain, PyCut outer,
-                       PyCut inner, bool of_variance, std::uint64_t random_below,
-                       std::uint64_t key, std::uint64_t row, std::uint64_t random_span,
-                       double limit, double alone, std::shared_ptr<RowFactors> factors,
-                       double threshold, unsigned votes, std::shared_ptr<DrawnMask> mask) {
-             return Part{source,
-                         weight,
-                         gain,
-                         {{outer.first, outer.second},
-                          {inner.first, inner.second},
-                          of_variance,
-                          random_below,
-                          key,
-                          row,
-                          random_span,
-                          std::move(factors),
-                          std::move(mask)},
-                         limit,
-                         alone,
-                         threshold,
-                         votes};
-           }),
-           py::kw_only(), py::arg("source"), py::arg("weight"), py::arg("gain") = 1.0,
-           py::arg("outer") = PyCut{kAll.key, kAll.ties_end},
-           py::arg("inner") = PyCut{kNone.key, kNone.ties_end},
-           py::arg("of_variance") = false, py::arg("random_below") = kAlways,
-           py::arg("key") = 0, py::arg("row") = 0, py::arg("random_span") = 0,
-           py::arg("limit") = std::numeric_limits<double>::infinity(),
-           py::arg("alone") = 1.0, py::arg("factors") = nullptr,
-           py::arg("threshold") = 0.0, py::arg("votes") = 1, py::arg("mask") = nullptr);
+      .def(
+          py::init([](std::int32_t source, double weight, double gain, PyCut outer,
+                      PyCut inner, bool of_variance, std::uint64_t random_below,
+                      std::uint64_t key, std::uint64_t row, std::uint64_t random_span,
+                      double limit, double alone, std::shared_ptr<RowFactors> factors,
+                      double threshold, unsigned votes, std::shared_ptr<DrawnMask> mask) {
+            return Part{source,
+                        weight,
+                        gain,
+                        {{outer.first, outer.second},
+                         {inner.first, inner.second},
+                         of_variance,
+                         random_below,
+                         key,
+                         row,
+                         random_span,
+                         std::move(factors),
+                         std::move(mask)},
+                        limit,
+                        alone,
+                        threshold,
+                        votes};
+          }),
+          py::kw_only(), py::arg("source"), py::arg("weight"), py::arg("gain") = 1.0,
+          py::arg("outer") = PyCut{kAll.key, kAll.ties_end},
+          py::arg("inner") = PyCut{kNone.key, kNone.ties_end},
+          py::arg("of_variance") = false, py::arg("random_below") = kAlways,
+          py::arg("key") = 0, py::arg("row") = 0, py::arg("random_span") = 0,
+          py::arg("limit") = std::numeric_limits<double>::infinity(),
+          py::arg("alone") = 1.0, py::arg("factors") = nullptr,
+          py::arg("threshold") = 0.0, py::arg("votes") = 1, py::arg("mask") = nullptr);
 
   py::class_<Consensus>(module, "Consensus")
       .def(
