@@ -18,7 +18,7 @@ mkdir -p build
 # Not test_disk_faults and test_kill: their commands run on a preloaded disk of their own.
 tests=(tests/merging/test_{merge,merge_faults,batches,receipt,verify}.py
        tests/algebra/test_{sweep,compare}.py
-       tests/engine/test_{numbers,rounding,same_bytes,mapping,digests,bfloat16_alone,select,consensus,divergence}.py
+       tests/engine/test_{numbers,rounding,same_bytes,mapping,digests,bfloat16_alone,select,consensus,row_draw,divergence}.py
        tests/methods/test_{lines,methods}.py tests/cards/test_cards.py)
 # A sanitizer takes memory of its own, so that limits on memory say nothing; torch has its own races;
 # and what only parses is slow without showing anything.
