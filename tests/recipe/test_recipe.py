@@ -314,8 +314,8 @@ def test_a_lenient_recipe_passes_over_what_mergekit_passes_over(models: dict[str
     Path("recipe.yaml").write_text(
         "merge_method: linear\ndype: float16\nmodels:\n"
         "  - {model: a, parameters: {weight: [1], density: 0.5, int8_mask: 1.0}}\n"
-        "  - {model: b, parameters: {weight: {filter: modelnorm, value: 7}}}\n"
-        "  - {model: b, parameters: {weight: [3]}}\n  - {model: b, parameters: {weight: 9}}\n"
+        "  - model: b\n    parameters:\n      weight:\n"
+        "        - {filter: modelnorm, value: 9}\n        - {value: [3]}\n"
     )
     with pytest.raises(ConfigError) as caught:
         load_recipe(Path("recipe.yaml"))
@@ -323,16 +323,17 @@ def test_a_lenient_recipe_passes_over_what_mergekit_passes_over(models: dict[str
     assert all(line.endswith("as --lenient does") for line in strict)
     recipe = load_recipe(Path("recipe.yaml"), lenient=True)
     (idle,) = assemble(recipe).passed_over
-    assert idle.startswith("recipe.yaml:5: ") and "'modelnorm' matches no tensor" in idle
+    assert idle.startswith("recipe.yaml:8: ") and "'modelnorm' matches no tensor" in idle
     lines = [line.split(" ")[0] for line in recipe.passed_over]
     assert lines == [line.split(" ")[0] for line in strict]
-    assert lines == [f"recipe.yaml:{n}:" for n in (2, 4, 4, 6, 6, 7)]
+    assert lines == [f"recipe.yaml:{n}:" for n in (2, 4, 4, 9)]
     assert "Did you mean 'dtype'?" in recipe.passed_over[0]
     build(recipe).save("out")
     expected = combination(models, {"a": 0.25, "b": 0.75})
     assert np.allclose(read(Path("out"))[EMBEDDING], expected, atol=1e-6)
     wrong = {
         b"parameters: 1": "expected keys and values",
+        b"models: [{model: a, parameters: {weight: 1}}, {model: a}]": "a is listed twice",
         b"models: [{model: a, parameters: {weight: []}}]": "two values or more, found 0",
         b"models: [{model: a, parameters: {wieght: 1}}]": "passed over: .* Did you mean 'weight'",
     }

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from tvmerge.cli.options import RunFlags, lenient_option, write_options
-from tvmerge.cli.printing import warn_of_idle
+from tvmerge.cli.recipes import assembled
 from tvmerge.cli.saving import save
 from tvmerge.receipts.receipt import RecipeText
-from tvmerge.recipe import assemble, fold, load_recipe
+from tvmerge.recipe import fold
 
 # mergekit-yaml's options that have no use here, or another name.
 _ELSEWHERE = {
@@ -60,10 +60,7 @@ def merge(config: Path, out: str, lenient: bool, flags: RunFlags) -> None:
     recipe may say. Paths in CONFIG are relative to the current folder. Keys without a meaning are
     errors, or with --lenient are told.
     """
-    recipe = load_recipe(config, lenient=lenient)
-    warn_of_idle(recipe.passed_over)
-    assembly = assemble(recipe, threads=flags.threads)
-    warn_of_idle(assembly.passed_over)
+    recipe, assembly = assembled(config, lenient=lenient, threads=flags.threads)
     text = RecipeText(recipe.method, recipe.text, lenient)
     model = fold(assembly)
     save(model, out, dtype=recipe.output_dtype, label="merge", flags=flags, recipe=text)

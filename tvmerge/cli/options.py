@@ -67,8 +67,7 @@ lenient_option = click.option(
     "--lenient",
     is_flag=True,
     help="Pass over what mergekit passes over in CONFIG: unknown keys, parameters that the method "
-    "does not take, gradients of one value, models listed twice, filters that match nothing. Each "
-    "is told.",
+    "does not take, gradients of one value, filters that match nothing. Each is told.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 

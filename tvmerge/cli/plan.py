@@ -18,7 +18,7 @@ from tvmerge.cli.apply import Term, edited, term_options
 from tvmerge.cli.options import RunFlags, dtype_option, lenient_option, run_options
 from tvmerge.cli.plan_stages import StageNeeds, print_stages, stage_needs
 from tvmerge.cli.plan_tensors import print_tensors, tensor_dict
-from tvmerge.cli.printing import coefficient, passes, print_json, size, warn_of_idle
+from tvmerge.cli.printing import coefficient, passes, print_json, size
 from tvmerge.engine.matrices import check_matrices
 from tvmerge.engine.run_options import RunOptions, Workspace
 from tvmerge.errors import OutputError
@@ -130,12 +130,10 @@ def _merge(
     if dtype is not None:
         raise click.UsageError("--dtype goes with --add and --subtract; a recipe names its own.")
     # Not at the top: the form without a recipe starts without a YAML parser.
-    from tvmerge.recipe import assemble, fold, load_recipe
+    from tvmerge.cli.recipes import assembled
+    from tvmerge.recipe import fold
 
-    recipe = load_recipe(Path(config), lenient=lenient)
-    warn_of_idle(recipe.passed_over)
-    assembly = assemble(recipe, listed=None, threads=threads)
-    warn_of_idle(assembly.passed_over)
+    _, assembly = assembled(Path(config), lenient=lenient, threads=threads, listed=None)
     return fold(assembly), assembly.dtype, assembly
 
 

@@ -10,17 +10,12 @@ import click
 
 from tvmerge.algebra.sweep import sweep as write_scales
 from tvmerge.cli.options import RunFlags, lenient_option, write_options
-from tvmerge.cli.printing import (
-    print_json,
-    print_table,
-    size,
-    warn_of_differing,
-    warn_of_idle,
-)
+from tvmerge.cli.printing import print_json, print_table, size, warn_of_differing
 from tvmerge.cli.progress import shown
+from tvmerge.cli.recipes import assembled
 from tvmerge.merging.report import MergeReport
 from tvmerge.receipts.receipt import RecipeText
-from tvmerge.recipe import assemble, fold, load_recipe
+from tvmerge.recipe import fold
 
 
 def _scales(
@@ -61,10 +56,7 @@ def sweep(
     The model in OUT/scale-S is base + S * (merged - base), where merged is what `tvmerge merge`
     makes of CONFIG: for task_arithmetic, S multiplies lambda.
     """
-    recipe = load_recipe(config, lenient=lenient)
-    warn_of_idle(recipe.passed_over)
-    assembly = assemble(recipe, threads=flags.threads)
-    warn_of_idle(assembly.passed_over)
+    recipe, assembly = assembled(config, lenient=lenient, threads=flags.threads)
     said = f"# tvmerge sweep at the scales {', '.join(map(str, scales))} of\n{recipe.text}"
     with shown("sweep", quiet=flags.quiet) as progress:
         reports = write_scales(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def load_recipe(path: Path, *, lenient: bool = False) -> Recipe:
     """Read and check a YAML recipe; raises ConfigError with file and line of every fault.
 
     Of a `lenient` one what mergekit passes over is no fault: unknown keys, parameters that a method
-    does not take, gradients of one value, models listed twice, and filters that match no tensor.
+    does not take, gradients of one value, and filters that match no tensor.
     The recipe's `passed_over` tells what of it there is, and that of `assemble` which filters.
     """
     recipe = _recipe(path, YamlFile.read_all(path), lenient)
@@ -135,7 +134,7 @@ def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Itera
         place = (*at, "models")
         items = reader.items(content["models"], place, "a model")
         sources = [_source(reader, one, (*place, n), method, {}) for n, one in enumerate(items)]
-        yield Slice(_distinct(reader, sources), True, None, {}, place)
+        yield Slice(tuple(s for s in sources if s), True, None, {}, place)
         return
     place = (*at, "slices")
     for number, item in enumerate(reader.items(content["slices"], place, "a slice")):
@@ -152,30 +151,7 @@ def _slices(reader: Reader, content: Any, at: Location, method: Method) -> Itera
         items = reader.items(known["sources"], below, "a source") if "sources" in known else []
         more = {"layer_range": None}
         sources = [_source(reader, one, (*below, n), method, more) for n, one in enumerate(items)]
-        yield Slice(_distinct(reader, sources), False, base, settings, here)
-
-
-def _distinct(reader: Reader, sources: Sequence[Source | None]) -> tuple[Source, ...]:
-    """Those that could be read; a model that is listed twice is one, as for mergekit.
-
-    Of each parameter the first entry's settings come first: the first that matches counts.
-    """
-    found: dict[tuple[str, tuple[int, int] | None], Source] = {}
-    for source in filter(None, sources):
-        first = found.setdefault((source.model, source.layers), source)
-        if first is source:
-            continue
-        reader.idle(
-            source.at,
-            f"{source.model} is listed twice. Give it one entry with the sum of weights",
-            "mergekit goes by the first entry, as --lenient does",
-        )
-        later = {
-            name: (*first.settings.get(name, ()), *settings)
-            for name, settings in source.settings.items()
-        }
-        found[first.model, first.layers] = replace(first, settings={**first.settings, **later})
-    return tuple(found.values())
+        yield Slice(tuple(s for s in sources if s), False, base, settings, here)
 
 
 def _source(
@@ -226,8 +202,13 @@ def _faults_of_slice(
     document: Document, module: Module, part: Slice
 ) -> Iterator[tuple[Location, str]]:
     method, base = document.method, part.base_model or document.base_model
+    seen: set[tuple[str, tuple[int, int] | None]] = set()
     counted = 0
     for source in part.sources:
+        if (source.model, source.layers) in seen:
+            what = f"{source.model} is listed twice. Give it one entry with the sum of weights"
+            yield source.at, what
+        seen.add((source.model, source.layers))
         if method.uses_base and source.model == base:
             if source.statistics is not None:
                 yield (*source.at, "statistics"), "the base is not weighed. Remove them"

@@ -38,6 +38,7 @@ from pathlib import Path
 from tvmerge.training.cluster.cluster import Cluster
 
 def work(path):
+    # Beside the folder of `path`, which has whole files alone.
     Path(path).parent.with_suffix(".part").write_text(str(os.getpid()))
     Path(path).parent.with_suffix(".part").rename(path)
     time.sleep(1800)
