@@ -25,6 +25,7 @@ import click
 
 from benchmarks import floor
 from benchmarks.conftest import SCALE
+from tvmerge.files.page_cache import forget
 
 CASES = ("apply", "vector", "stored", "diff")
 _DROPS = 5  # one request leaves what is still in some processor's queue
@@ -84,9 +85,7 @@ def settle(case: Case, *, cold: bool) -> None:
         return
     for _ in range(_DROPS):
         for path in case.files:
-            file = os.open(path, os.O_RDONLY)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(file)
+            forget(path)
 
 
 def _cat(case: Case) -> None:

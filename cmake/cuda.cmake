@@ -30,6 +30,7 @@ if(cuda STREQUAL "OFF")
   target_sources(tvmerge_engine PRIVATE csrc/cards/no_cuda.cpp)
 elseif(cuda STREQUAL "SHIM")
   file(GLOB shim_sources tests/cards/cuda_shim/*.cpp)
+  list(FILTER shim_sources EXCLUDE REGEX libcufile) # a library of its own
   set_source_files_properties(${cuda_sources} PROPERTIES LANGUAGE CXX)
   add_library(tvmerge_cuda OBJECT ${cuda_sources} ${shim_sources})
   target_include_directories(tvmerge_cuda PRIVATE csrc tests/cards/cuda_shim)

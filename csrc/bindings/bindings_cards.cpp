@@ -65,12 +65,14 @@ py::list card_list() {
 
 void def_cards(py::module_& module) {
   py::class_<CardPool, std::shared_ptr<CardPool>>(module, "Card")
-      .def(py::init<int, std::uint64_t>(), py::arg("index"), py::kw_only(),
-           py::arg("memory_bytes"), py::call_guard<py::gil_scoped_release>())
+      .def(py::init<int, std::uint64_t, const std::string&>(), py::arg("index"),
+           py::kw_only(), py::arg("memory_bytes"), py::arg("cufile") = "",
+           py::call_guard<py::gil_scoped_release>())
       .def_property_readonly("name",
                              [](CardPool& self) { return self.card().info().name; })
       .def_property_readonly("memory_bytes", &CardPool::memory_bytes)
       .def_property_readonly("pinned_bytes", &CardPool::pinned_bytes)
+      .def_property_readonly("direct_bytes", &CardPool::direct_bytes)
       .def("forget", &CardPool::forget);
   module.def("combine_tensors", &combine_tensors, py::arg("terms"), py::arg("out"),
              py::arg("elements"), py::kw_only(), py::arg("threads") = 1,

@@ -77,7 +77,7 @@ class CardMerging {
   }
 
   MergeResult run() {
-    const Flights flights(merge_.options, needs_);
+    const Flights flights(merge_.options, needs_, merge_.paths);
     flights.clear_shared();
     std::vector<Seen> seen(
         flights.threads(),

@@ -42,8 +42,8 @@ class CardPass {
   std::vector<std::vector<unsigned char>> run(Start&& start, Land&& land,
                                               bool fresh = false) {
     reserve_descriptors(paths_.size());
-    Inputs inputs(paths_, extents_, options_);
-    const Flights flights(options_, needs);
+    Inputs inputs(paths_, extents_, options_, read_by_cards(options_));
+    const Flights flights(options_, needs, paths_);
     if (needs.shared_bytes != 0) flights.clear_shared();
     const Kernels& kernels = kernels_for(options_.isa);
     const auto body = [&](unsigned thread, Share& share) {

@@ -14,7 +14,8 @@ constexpr std::uint64_t kMostExtraBytes = std::uint64_t{512} * 1024 * 1024;
 
 }  // namespace
 
-CardPool::CardPool(int index, std::uint64_t memory_bytes) : card_(Card::open(index)) {
+CardPool::CardPool(int index, std::uint64_t memory_bytes, const std::string& cufile)
+    : card_(Card::open(index)), cufile_(cufile.empty() ? nullptr : &load_cufile(cufile)) {
   for (std::uint64_t bytes = memory_bytes; !memory_; bytes /= 2) {
     if (bytes != 0) memory_ = card_->allocate(bytes);
     if (!memory_ && bytes / 2 < std::min(kLeastBytes, memory_bytes + 1))
@@ -58,6 +59,13 @@ unsigned char* CardPool::pinned(std::uint64_t bytes) {
     pinned_ = card_->allocate_pinned(bytes);
   }
   return pinned_ ? pinned_->data() : nullptr;
+}
+
+void CardPool::read(const DirectFile& file, unsigned char* to, std::uint64_t size_bytes,
+                    std::uint64_t offset_bytes) {
+  file.read(memory_->data(), static_cast<std::uint64_t>(to - memory_->data()), size_bytes,
+            offset_bytes);
+  direct_bytes_ += size_bytes;
 }
 
 CardPool::Taken CardPool::take(const std::string& key) {

@@ -2,6 +2,7 @@
 // and the pinned memory through which it comes.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -10,16 +11,24 @@
 #include <vector>
 
 #include "cards/card.hpp"
+#include "cards/gpudirect.hpp"
+#include "engine/engine.hpp"
 
 namespace tvmerge {
 
 class CardPool {
  public:
   // Takes `memory_bytes` of the card, or half of it and so on where it has less left.
-  CardPool(int index, std::uint64_t memory_bytes);
+  // `cufile` is the library by which it reads files itself, where it is to do so.
+  CardPool(int index, std::uint64_t memory_bytes, const std::string& cufile = {});
 
   [[nodiscard]] Card& card() { return *card_; }
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_->size_bytes(); }
+  [[nodiscard]] const CuFile* cufile() const { return cufile_; }
+  // A range of a file into a block, by the card itself; and how much has come so.
+  void read(const DirectFile& file, unsigned char* to, std::uint64_t size_bytes,
+            std::uint64_t offset_bytes);
+  [[nodiscard]] std::uint64_t direct_bytes() const { return direct_bytes_; }
 
   // Makes ready for a run that has `in_use` blocks of `block_bytes` in use at once, and
   // `extra_bytes` of its own memory, which it gets. What is kept stays where it can.
@@ -48,7 +57,9 @@ class CardPool {
 
  private:
   std::unique_ptr<Card> card_;
+  const CuFile* cufile_;
   std::unique_ptr<CardMemory> memory_, pinned_;
+  std::atomic<std::uint64_t> direct_bytes_{0};
   std::uint64_t block_bytes_ = 0, extra_bytes_ = 0;
   std::size_t block_count_ = 0;
   std::mutex mutex_;
@@ -56,5 +67,10 @@ class CardPool {
   std::map<std::string, unsigned char*> kept_;
   std::vector<std::string> order_;  // of what is kept, oldest first
 };
+
+// Whether cards read files by themselves.
+inline bool read_by_cards(const Options& options) {
+  return !options.cards.empty() && options.cards[0]->cufile() != nullptr;
+}
 
 }  // namespace tvmerge

@@ -59,9 +59,7 @@ std::uint64_t Flight::bring(const Reader& reader, const std::vector<std::string>
   block = taken.block;
   std::uint64_t read_bytes = 0;
   if (!taken.held) {
-    reader.read_terms(sources, start, count, here, read_at);
-    const std::uint64_t whole = slice_bytes(sources, count);
-    if (whole != 0) stream->copy_in(block, read, whole);
+    load(reader, sources, start, count, fresh);
     for (const Source& source : sources) read_bytes += count * size_of(source.dtype);
   }
   there.clear();
@@ -73,13 +71,44 @@ std::uint64_t Flight::bring(const Reader& reader, const std::vector<std::string>
   return read_bytes;
 }
 
+void Flight::load(const Reader& reader, const std::vector<Source>& sources,
+                  std::uint64_t start, std::uint64_t count, bool fresh) {
+  here.clear();
+  std::uint64_t used = 0,
+                sent = 0;  // of the block: looked after, and on its way or there
+  const auto send = [&] {
+    if (used != sent) stream->copy_in(block + sent, read + sent, used - sent);
+  };
+  for (const Source& source : sources) {
+    const std::uint64_t size_bytes = count * size_of(source.dtype);
+    const std::uint64_t offset_bytes =
+        source.offset_bytes + start * size_of(source.dtype);
+    const DirectFile* const file = fresh ? nullptr : direct->at(source.file);
+    const unsigned char* data = nullptr;
+    const std::uint64_t next = used + aligned(size_bytes);
+    if (file == nullptr || !file->suits(offset_bytes, size_bytes)) {
+      data = reader.read(source.file, source.digested, offset_bytes, size_bytes,
+                         read_at + used);
+    } else {
+      send();
+      pool->read(*file, block + used, size_bytes, offset_bytes);
+      reader.count(size_bytes);
+      sent = next;
+    }
+    here.push_back({data, source.dtype, 0});
+    used = next;
+  }
+  send();
+}
+
 void Flight::leave(bool keep) {
   pool->give_back(block, keep ? key : std::string{});
   block = nullptr;
 }
 
-Flights::Flights(const Options& options, const FlightNeeds& needs)
-    : pools_(options.cards), needs_(needs) {
+Flights::Flights(const Options& options, const FlightNeeds& needs,
+                 const std::vector<std::string>& paths)
+    : pools_(options.cards), direct_(pools_[0]->cufile(), paths), needs_(needs) {
   needs_.block_bytes = aligned(needs_.block_bytes);
   needs_.card_bytes = (needs_.card_bytes + 255) / 256 * 256;
   needs_.shared_bytes = (needs_.shared_bytes + 255) / 256 * 256;
@@ -152,6 +181,7 @@ std::unique_ptr<Flights::Crew> Flights::crew(unsigned thread) const {
     Flight& flight = crew->flights[f];
     flight.pool = pools_[card].get();
     flight.stream = flight.pool->card().make_stream();
+    flight.direct = &direct_;
     flight.read_at = f * (needs_.block_bytes + needs_.host_bytes);
     flight.read = crew->pinned + flight.read_at;
     flight.back = flight.read + needs_.block_bytes;

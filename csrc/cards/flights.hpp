@@ -42,6 +42,7 @@ struct FlightNeeds {
 struct Flight {
   std::unique_ptr<Stream> stream;
   CardPool* pool = nullptr;
+  const DirectFiles* direct = nullptr;
   unsigned char* read = nullptr;    // pinned: its slices as they were read
   unsigned char* back = nullptr;    // pinned: what comes back
   unsigned char* room = nullptr;    // on the card: needs.card_bytes
@@ -62,6 +63,10 @@ struct Flight {
   std::uint64_t bring(const Reader& reader, const std::vector<std::string>& paths,
                       const std::vector<Source>& sources, std::uint64_t start,
                       std::uint64_t count, bool fresh = false);
+  // The part of `bring` that reads: each source by the card or by the processor, which
+  // alone leaves it in `here`.
+  void load(const Reader& reader, const std::vector<Source>& sources, std::uint64_t start,
+            std::uint64_t count, bool fresh);
   // After the stream has been waited for: the block is free, or kept for a later run.
   void leave(bool keep);
 };
@@ -70,8 +75,10 @@ class Flights {
  public:
   static constexpr unsigned kInFlight = 2;
 
-  // Throws Error(memory) where there is no room for a single thread.
-  Flights(const Options& options, const FlightNeeds& needs);
+  // `paths` are the files that are read. Throws Error(memory) where there is no room for
+  // a single thread.
+  Flights(const Options& options, const FlightNeeds& needs,
+          const std::vector<std::string>& paths);
 
   [[nodiscard]] unsigned threads() const { return threads_; }
 
@@ -98,6 +105,7 @@ class Flights {
   bool fewer_threads();
 
   std::vector<std::shared_ptr<CardPool>> pools_;
+  DirectFiles direct_;
   FlightNeeds needs_;
   unsigned threads_;
   std::vector<unsigned char*> extra_, pinned_;  // per card

@@ -71,13 +71,17 @@ inline void terms_of(const Output& output, const std::vector<Term>& read,
 // The open input files, what reads ahead in each, and what of them is mapped.
 class Inputs {
  public:
+  // `alone`: nothing is brought into the page cache but what is asked for; somebody else
+  // reads most of it from the disk.
   Inputs(const std::vector<std::string>& paths, const Extents& extents,
-         const Options& options)
-      : mapped_(windows(extents.widest(), options, 0),
+         const Options& options, bool alone = false)
+      : alone_(alone),
+        mapped_(windows(extents.widest(), options, 0),
                 windows(extents.widest(), options, kWindowsAhead)) {
     files_.reserve(paths.size());
     for (std::size_t f = 0; f < paths.size(); ++f) {
       files_.push_back(File::open_for_reading(paths[f]));
+      if (alone_) files_.back().read_nothing_ahead();
       const auto [begin, end] = extents.at(f);
       mappings_.emplace_back(files_.back(), begin, end, mapped_);
       ahead_.emplace_back(files_.back(), mappings_.back(), begin, end,
@@ -93,16 +97,16 @@ class Inputs {
   // The range in `buffer`. Any thread may call this and the next one.
   const unsigned char* read(std::uint32_t file, unsigned char* buffer,
                             std::uint64_t size_bytes, std::uint64_t offset_bytes) {
-    ahead_[file].before(offset_bytes, size_bytes, false);
+    if (!alone_) ahead_[file].before(offset_bytes, size_bytes, false);
     files_[file].read(buffer, size_bytes, offset_bytes);
-    ahead_[file].after(offset_bytes, size_bytes);
+    if (!alone_) ahead_[file].after(offset_bytes, size_bytes);
     return buffer;
   }
   // The range where it is mapped, else in `buffer`.
   const unsigned char* view(std::uint32_t file, unsigned char* buffer,
                             std::uint64_t size_bytes, std::uint64_t offset_bytes) {
     Mapping& mapping = mappings_[file];
-    if (mapping.suits(offset_bytes, size_bytes)) {
+    if (!alone_ && mapping.suits(offset_bytes, size_bytes)) {
       ReadAhead& ahead = ahead_[file];
       ahead.before(offset_bytes, size_bytes, true);
       const bool cached = ahead.was_cached(offset_bytes, size_bytes);
@@ -134,6 +138,7 @@ class Inputs {
     return fits && has_address_space() ? ranges * (each + ahead) : 0;
   }
 
+  bool alone_;
   std::vector<File> files_;  // never moved: reserved beforehand
   MappedWindows mapped_;
   std::deque<Mapping> mappings_;  // neither copied nor moved
@@ -163,6 +168,9 @@ class Reader {
     return seen(inputs_.read(file, buffer_ + at, size_bytes, offset_bytes), file,
                 digested, offset_bytes, size_bytes);
   }
+
+  // Counts what somebody else has read.
+  void count(std::uint64_t size_bytes) const { share_.add_bytes(size_bytes); }
 
   // One slice of every source, as terms (without coefficients).
   void view_terms(const std::vector<Source>& sources, std::uint64_t start,

@@ -35,11 +35,16 @@ constexpr long kCachestat = 451;  // on every architecture
               path + ": cannot " + what + ": " + std::strerror(code) + advice);
 }
 
-int open_or_throw(const std::string& path, int flags, const char* what) {
+int open_descriptor(const std::string& path, int flags) {
   int descriptor = -1;
   do {
     descriptor = ::open(path.c_str(), flags | O_CLOEXEC, 0666);
   } while (descriptor < 0 && errno == EINTR);
+  return descriptor;
+}
+
+int open_or_throw(const std::string& path, int flags, const char* what) {
+  const int descriptor = open_descriptor(path, flags);
   if (descriptor < 0) fail(path, what, errno);
   return descriptor;
 }
@@ -52,6 +57,12 @@ File File::open_for_reading(const std::string& path) {
 
 File File::open_for_writing(const std::string& path) {
   return File(open_or_throw(path, O_WRONLY, "open for writing"), path);
+}
+
+std::optional<File> File::open_past_the_cache(const std::string& path) {
+  const int descriptor = open_descriptor(path, O_RDONLY | O_DIRECT);
+  if (descriptor < 0) return std::nullopt;
+  return File(descriptor, path);
 }
 
 File::File(File&& other) noexcept
@@ -68,16 +79,18 @@ void File::read(void* buffer, std::size_t size_bytes, std::uint64_t offset_bytes
         ::pread(descriptor_, to, size_bytes, static_cast<off_t>(offset_bytes));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) fail(path_, "read at byte " + std::to_string(offset_bytes), errno);
-    if (got == 0) {
-      throw Error(ErrorKind::storage,
-                  path_ + ": no data at byte " + std::to_string(offset_bytes) +
-                      ", expected " + std::to_string(size_bytes) +
-                      " bytes more: it became shorter during the run");
-    }
+    if (got == 0) fail_as_too_short(offset_bytes, size_bytes);
     to += got;
     size_bytes -= static_cast<std::size_t>(got);
     offset_bytes += static_cast<std::uint64_t>(got);
   }
+}
+
+void File::fail_as_too_short(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {
+  throw Error(ErrorKind::storage, path_ + ": no data at byte " +
+                                      std::to_string(offset_bytes) + ", expected " +
+                                      std::to_string(size_bytes) +
+                                      " bytes more: it became shorter during the run");
 }
 
 void File::write(const void* buffer, std::size_t size_bytes,
@@ -137,6 +150,10 @@ bool File::is_cached(std::uint64_t offset_bytes, std::uint64_t size_bytes) const
 
 bool File::tells_what_is_cached() {
   return ::syscall(kCachestat, -1, nullptr, nullptr, 0) == 0 || errno == EBADF;
+}
+
+void File::read_nothing_ahead() const {
+  ::posix_fadvise(descriptor_, 0, 0, POSIX_FADV_RANDOM);
 }
 
 void File::will_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace tvmerge {
@@ -15,6 +16,8 @@ class File {
   // Throws Error(storage) where the file cannot be opened.
   [[nodiscard]] static File open_for_reading(const std::string& path);
   [[nodiscard]] static File open_for_writing(const std::string& path);
+  // For reading straight from the disk; none where that cannot be.
+  [[nodiscard]] static std::optional<File> open_past_the_cache(const std::string& path);
   // Creates the file where there is none, and gives it `size_bytes`, its blocks reserved
   // where the file system can: a disk that is too full says so now, and later writes need
   // not look for space.
@@ -37,6 +40,11 @@ class File {
   [[nodiscard]] unsigned char* map(std::uint64_t offset_bytes,
                                    std::uint64_t size_bytes) const;
 
+  // The error of a read that finds nothing there.
+  [[noreturn]] void fail_as_too_short(std::uint64_t offset_bytes,
+                                      std::uint64_t size_bytes) const;
+
+  [[nodiscard]] int descriptor() const { return descriptor_; }
   [[nodiscard]] std::uint64_t size_bytes() const;
   [[nodiscard]] const std::string& path() const { return path_; }
   // What the file system places as one: only whole blocks can be shared.
@@ -50,8 +58,9 @@ class File {
   // Whether all of the range is in the page cache; false where the kernel cannot tell.
   [[nodiscard]] bool is_cached(std::uint64_t offset_bytes,
                                std::uint64_t size_bytes) const;
-  // Advice to the kernel, which may do nothing: read the range soon; drop it from the
-  // page cache; begin to write it to the disk.
+  // Advice to the kernel, which may do nothing: read what is asked for and no more; read
+  // the range soon; drop it from the page cache; begin to write it to the disk.
+  void read_nothing_ahead() const;
   void will_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
   void wont_need(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;
   void begin_write_back(std::uint64_t offset_bytes, std::uint64_t size_bytes) const;

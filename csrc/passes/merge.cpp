@@ -3,6 +3,7 @@
 #include <deque>
 
 #include "cards/card_merge.hpp"
+#include "cards/card_pool.hpp"
 #include "engine/clones.hpp"
 #include "engine/copying.hpp"
 #include "engine/engine.hpp"
@@ -210,14 +211,15 @@ MergeResult merge(const std::vector<std::string>& input_paths,
                   const std::vector<CopyJob>& copies, const Options& options) {
   check(combines, copies, input_paths.size(), places.size());
   reserve_descriptors(input_paths.size() + places.size());
-  Inputs inputs(input_paths, extents(combines, copies, input_paths.size()), options);
+  const bool on_cards = !options.cards.empty() && !combines.empty();
+  Inputs inputs(input_paths, extents(combines, copies, input_paths.size()), options,
+                on_cards && read_by_cards(options));
   std::deque<Sink> sinks;
   for (const Place& place : places) sinks.emplace_back(place, options.drop_behind);
   const Clones clones(copies, inputs, sinks);
-  if (!options.cards.empty() && !combines.empty()) {
+  if (on_cards)
     return merge_on_cards(
         {input_paths, combines, copies, options, inputs, sinks, clones});
-  }
   Layout layout(combines, copies, options);
   const Kernels& kernels = options.floor ? floor_kernels() : kernels_for(options.isa);
   std::vector<Seen> seen(layout.threads,

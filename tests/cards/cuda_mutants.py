@@ -35,6 +35,7 @@ def killed_by(mutation: Mutation) -> str:
             if not passes([str(program), *arguments], dict(os.environ)):
                 return name
     core = shim_build.module(mutation)
+    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     some = "BF16 or threads or block or file"
     runs: dict[str, tuple[dict[str, str], list[str]]] = {
         "some cards": ({"ORDER": "random"}, ["-k", some]),
@@ -43,12 +44,14 @@ def killed_by(mutation: Mutation) -> str:
         "all cards": ({}, []),
     }
     for name, (settings, chosen) in runs.items():
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        command += ["tests/cards/test_card_blocks.py", "tests/cards/test_cards.py", *chosen]
-        if not passes(command, shim_build.environment(core, **settings)):
+        tests = ["tests/cards/test_card_blocks.py", "tests/cards/test_cards.py", *chosen]
+        if not passes([*pytest, *tests], shim_build.environment(core, **settings)):
             return name
+    direct = {**shim_build.environment(core), "TVMERGE_GPUDIRECT": str(shim_build.cufile())}
+    if not passes([*pytest, "tests/cards/test_card_files.py"], direct):
+        return "files by the card"
     if not passes(
-        [sys.executable, "-m", "pytest", "-q", "-x", "tests/cards/test_card_failures.py"],
+        [*pytest, "tests/cards/test_card_failures.py"],
         {**shim_build.environment(core), "TVMERGE_SHIM_CORE": str(core)},
     ):
         return "failing cards"

@@ -20,10 +20,10 @@ class FakeCard:
 
     opened: list[tuple[int, int]]
 
-    def __init__(self, index: int, *, memory_bytes: int) -> None:
+    def __init__(self, index: int, *, memory_bytes: int, cufile: str = "") -> None:
         self.opened.append((index, memory_bytes))
         self.name, self.memory_bytes, self.forgotten = f"Fake {index}", memory_bytes, 0
-        self.pinned_bytes = 0
+        self.pinned_bytes = self.direct_bytes = 0
 
     def forget(self) -> None:
         self.forgotten += 1

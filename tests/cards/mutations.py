@@ -445,4 +445,45 @@ MUTANTS: dict[str, Mutation] = {
         'check(cudaMemcpyAsync(to, from, size_bytes, kind, stream_), name_ + ": copying");',
         "cudaMemcpyAsync(to, from, size_bytes, kind, stream_);",
     ),
+    # Files that cards read by themselves.
+    "what the card has read is copied over": (
+        "csrc/cards",
+        "      sent = next;\n",
+        "",
+    ),
+    "what comes before the card's range is not sent": (
+        "csrc/cards",
+        "      send();\n      pool->read",
+        "      pool->read",
+    ),
+    "card reads what the processor is to rank": (
+        "csrc/cards",
+        "fresh ? nullptr : direct->at(source.file)",
+        "direct->at(source.file)",
+    ),
+    "rest of a short read goes to the start": (
+        "csrc/cards",
+        "    at += read;\n",
+        "",
+    ),
+    "rest of a short read is read again": (
+        "csrc/cards",
+        "    offset_bytes += read;\n",
+        "",
+    ),
+    "file that was not taken is read by the card": (
+        "csrc/cards",
+        "if (library.take(&handle, &description).error != 0) return nullptr;",
+        "library.take(&handle, &description);",
+    ),
+    "cached range is read from the disk": (
+        "csrc/cards",
+        " && !file_.is_cached(offset_bytes, size_bytes)",
+        "",
+    ),
+    "what the card is to read is read ahead": (
+        "csrc/cards",
+        "return !options.cards.empty() && options.cards[0]->cufile() != nullptr;",
+        "return false;",
+    ),
 }

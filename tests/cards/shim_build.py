@@ -35,6 +35,7 @@ LANGUAGE = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread
 OPTIMISED = ("-O2", "-fPIC", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}")
 SANITIZED = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
              "-fno-sanitize-recover=all")  # fmt: skip
+CUFILE = "libcufile.cpp"
 KEPT_SECONDS = 7 * 24 * 3600
 
 # A folder, a text that its files have once in all, and what takes its place. White space is as it
@@ -57,6 +58,13 @@ def module(mutation: Mutation | None = None) -> Path:
         return _linked(name, objects, ("-shared", "-pthread")).parent
 
 
+def cufile() -> Path:
+    """A library in place of NVIDIA's, by which the shim's cards read files."""
+    with _copy(None) as tree:
+        objects = _compiled(tree, [tree / "tests/cards/cuda_shim" / CUFILE], OPTIMISED)
+        return _linked("libcufile.so.0", objects, ("-shared",))
+
+
 def kernel_tests(flags: Sequence[str], mutation: Mutation | None = None) -> Path:
     """The program of cuda_kernels: kernels that are called without an engine around."""
     with _copy(mutation) as tree:
@@ -72,8 +80,8 @@ class BuildError(Exception):
 
 def _sources(tree: Path, folder: str) -> list[Path]:
     found = sorted((tree / folder).glob("*.c*"))
-    tests_of_the_shim = ("selftest.cu", "selftest_streams.cu")
-    return [path for path in found if path.suffix != ".cuh" and path.name not in tests_of_the_shim]
+    apart = ("selftest.cu", "selftest_streams.cu", CUFILE)
+    return [path for path in found if path.suffix != ".cuh" and path.name not in apart]
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from support.method_models import recipe
 from tvmerge import Checkpoint, diff
 from tvmerge.engine import run_options
 from tvmerge.engine.run_options import MIB, RunOptions
-from tvmerge.files.page_cache import PageCache
+from tvmerge.files.page_cache import PageCache, forget
 from tvmerge.merging.merge import save_checkpoint
 from tvmerge.recipe import build, parse_recipe
 
@@ -57,9 +56,7 @@ def evict(models: Path) -> bool:
     where for cached files the clock decides. False where they stay."""
     files = [models / name / "model.safetensors" for name in MODELS]
     for path in files:
-        with path.open("rb") as opened:
-            os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget(path)
     return not any(PageCache(path).cached_bytes(0, 2 * MIB) for path in files)
 
 

@@ -95,6 +95,7 @@ def journal() -> bytes:
                     output_states={1: bytes(64)},
                     bytes_read=123,
                     bytes_written=45,
+                    direct_bytes=3,
                     cloned_bytes=7,
                     seconds=0.5,
                 )

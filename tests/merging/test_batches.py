@@ -180,7 +180,7 @@ def test_a_record_survives_json_and_anything_else_is_refused() -> None:
     record = Record(
         number=3, edits=((Edit(1, 2, 1, 0.1, float("inf"), 1 / 3),), ()), different=(0, 5),
         input_states={2: EMPTY}, output_states={0: bytes(range(64))}, bytes_read=7,
-        bytes_written=9, cloned_bytes=3, seconds=0.25,
+        bytes_written=9, direct_bytes=4, cloned_bytes=3, seconds=0.25,
     )  # fmt: skip
     plain = json.loads(json.dumps(record.to_json()))
     assert Record.from_json(plain) == record

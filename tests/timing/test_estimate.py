@@ -14,7 +14,7 @@ from support.small_checkpoints import tensors, write
 from tvmerge import Checkpoint, MergeReport
 from tvmerge.engine.run_options import RunOptions, Workspace
 from tvmerge.errors import MemoryLimitError, StorageError
-from tvmerge.files.page_cache import PageCache
+from tvmerge.files.page_cache import PageCache, forget
 from tvmerge.plans.batches import cut
 from tvmerge.plans.plan import Plan, plan_checkpoint
 from tvmerge.timing.estimate import (
@@ -174,9 +174,7 @@ def test_probe_leaves_the_page_cache_as_it_was(tmp_path: Path) -> None:
         write_random_model(tmp_path / name, 1e7, tuned=number)
     files = list(tmp_path.rglob("*.safetensors"))
     for path in files:
-        with path.open("rb") as opened:
-            os.fsync(opened.fileno())
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget(path)
     plan = planned(Checkpoint(tmp_path / "base"), Checkpoint(tmp_path / "tuned"))
     if any(PageCache(path).cached_bytes(MIB, MIB) for path in files):
         pytest.skip("this file system keeps its files in memory")

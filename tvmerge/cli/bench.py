@@ -16,17 +16,28 @@ from tvmerge.algebra.operands import Checkpoint
 from tvmerge.checkpoints.hub import resolve
 from tvmerge.cli.options import RunFlags, run_options
 from tvmerge.cli.printing import print_json, print_table, size
-from tvmerge.engine.devices import open_cards
+from tvmerge.engine.devices import gpudirect_problem, parse_device
+from tvmerge.engine.gpudirect import library
 from tvmerge.errors import OutputError, storage_errors
 from tvmerge.merging.unfinished import check_space
 from tvmerge.plans.plan import plan_checkpoint
 from tvmerge.receipts.floor_memory import remember
-from tvmerge.timing.contenders import FLOOR, MERGEKIT, TVMERGE, Contest, Results, compete
+from tvmerge.timing.contenders import (
+    COLD,
+    DIRECT,
+    FLOOR,
+    MERGEKIT,
+    TVMERGE,
+    Contest,
+    Results,
+    compete,
+)
 from tvmerge.timing.random_model import write_random_model
 
 _TUNED = 3
 _SCALE = 0.3
 _BYTES_PER_PARAMETER = 2
+_WORTH_IT = 0.95  # of the time: less is within the noise
 
 
 @click.command()
@@ -58,11 +69,15 @@ def bench(
     Measured in turn: reading the inputs with cat and copying the base with cp; the floor, which is
     the merge's own reading and writing without arithmetic; `tvmerge apply`; and mergekit-yaml,
     once, where it is on the PATH. Without models, a base and three tuned ones are made of random
-    numbers. The inputs are read once before, so they are cached if they fit.
+    numbers. The inputs are read once before, so they are cached if they fit. Where a card computes,
+    also with inputs that are not cached, read by the processor and by the card itself (GPUDirect
+    Storage): whether TVMERGE_GPUDIRECT=1 is worth it on this machine.
     """
     if len(models) == 1:
         raise click.UsageError("Name a BASE and at least one TUNED, or no models at all.")
-    open_cards(flags.device, flags.device_memory_mib)  # what is wrong with them shows at once
+    direct_problem = None  # what is wrong with cards shows at once
+    if parse_device(flags.device):
+        direct_problem = gpudirect_problem(flags.device, flags.device_memory_mib)
 
     def told(what: str) -> None:
         if not flags.quiet and not flags.as_json:
@@ -74,10 +89,12 @@ def bench(
     ):
         place = Path(scratch)
         named = [resolve(model) for model in models] or _made(place, parameters, told)
-        contest = _contest(named, place / "out", flags)
+        contest = _contest(
+            named, place / "out", flags, cufile=library() if direct_problem == "" else ""
+        )
         check_space(place, contest.plan.output_bytes, shutil.disk_usage(place).free)
         results = compete(contest, rounds, told)
-    found = _found(contest, results)
+    found = _found(contest, results) | {"gpudirect": _direct(results, direct_problem)}
     rate = (found["bytes_read"] + found["bytes_written"]) / results.timings[FLOOR].median
     remember(folder, contest.options.thread_count(), rate)
     if flags.as_json:
@@ -102,7 +119,7 @@ def _made(place: Path, parameters: float, told: Callable[[str], None]) -> list[P
     return folders
 
 
-def _contest(named: list[Path], out: Path, flags: RunFlags) -> Contest:
+def _contest(named: list[Path], out: Path, flags: RunFlags, *, cufile: str) -> Contest:
     base, *tuned = map(Checkpoint, named)
     merged = base
     for one in tuned:
@@ -114,7 +131,17 @@ def _contest(named: list[Path], out: Path, flags: RunFlags) -> Contest:
         plan=plan_checkpoint([merged.coefficients], merged.donor),
         out=out,
         options=flags.run_options(),
+        cufile=cufile,
     )
+
+
+def _direct(results: Results, problem: str | None) -> dict[str, Any] | None:
+    """What came of reading by the card; None where no card computes."""
+    if problem is None:
+        return None
+    if not problem and results.direct_ratio is None:
+        problem = "the files of this file system are not read so"
+    return {"problem": problem or None, "ratio": results.direct_ratio}
 
 
 def _found(contest: Contest, results: Results) -> dict[str, Any]:
@@ -180,3 +207,14 @@ def _print(found: dict[str, Any]) -> None:
         f"\n{TVMERGE} without the start of its process: {found['engine_median_seconds']:.2f} s, "
         f"{found['share_of_floor']:.0%} of the speed of the {FLOOR}"
     )
+    if found["gpudirect"]:
+        click.echo(f"GPUDirect Storage: {_verdict(**found['gpudirect'])}")
+
+
+def _verdict(problem: str | None, ratio: float | None) -> str:
+    if ratio is None:
+        return f"not used. {problem}"
+    found = f"{DIRECT} takes {ratio:.2f} of the time of {COLD}"
+    if ratio < _WORTH_IT:
+        return f"{found}. Set TVMERGE_GPUDIRECT=1 on this machine"
+    return f"{found}. Leave it off"

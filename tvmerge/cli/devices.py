@@ -11,6 +11,7 @@ from tvmerge import _core
 from tvmerge.cli.options import json_option
 from tvmerge.cli.printing import print_json, print_table, size
 from tvmerge.engine.devices import CardFound, find_cards
+from tvmerge.engine.gpudirect import asked_library
 
 _HEAD = ("device", "name", "compute capability", "free", "memory", "usable")
 
@@ -28,15 +29,24 @@ def devices(as_json: bool) -> None:
             {
                 "cards": list(map(_plain, cards)),
                 "problem": problem or None,
+                "gpudirect": asked_library() or None,
                 "processor": {"architecture": platform.machine(), "isas": isas},
             }
         )
         return
     if cards:
         print_table(_HEAD, map(_row, cards))
+        click.echo(f"GPUDirect Storage: {_direct()}")
     if problem:
         click.echo(f"no card can be used: {problem}")
     click.echo(f"cpu: {platform.machine()} with {', '.join(isas)}")
+
+
+def _direct() -> str:
+    asked = asked_library()
+    if asked:
+        return f"files that are not cached are read by {asked}"
+    return "off. `tvmerge bench --device cuda` says whether TVMERGE_GPUDIRECT=1 is worth it"
 
 
 def _plain(card: CardFound) -> dict[str, Any]:

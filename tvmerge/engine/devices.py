@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 from tvmerge import _core
+from tvmerge.engine.gpudirect import asked_library, library
 from tvmerge.errors import ConfigError, DeviceError
 
 CPU = "cpu"
@@ -45,10 +46,11 @@ class CardFound:
 
 @dataclass(slots=True)
 class _Opened:
-    """What a process has opened, all with the same limit."""
+    """What a process has opened, all in the same way."""
 
     process: int
     memory_mib: int | None
+    cufile: str  # the library by which they read files themselves, if they do
     cards: dict[int, _core.Card] = field(default_factory=dict)
     devices: dict[str, tuple[_core.Card, ...]] = field(default_factory=dict)
 
@@ -90,9 +92,14 @@ def open_cards(device: str, memory_mib: int | None = None) -> tuple[_core.Card, 
     """The cards of a device, opened by the first call and kept for the next; none for `cpu`.
 
     Each takes `memory_mib` of its memory at most; None: three quarters of what is free, at most
-    8 GiB. Raises ConfigError for what is no device, DeviceError where a card is not there or cannot
-    be used, MemoryLimitError where it has no memory left.
+    8 GiB. With TVMERGE_GPUDIRECT they read files themselves (gpudirect.py). Raises ConfigError for
+    what is no device, DeviceError where a card is not there or cannot be used, MemoryLimitError
+    where it has no memory left.
     """
+    return _open_all(device, memory_mib, asked_library())
+
+
+def _open_all(device: str, memory_mib: int | None, cufile: str) -> tuple[_core.Card, ...]:
     global _opened
     if memory_mib is not None and memory_mib < 1:
         raise ConfigError(f"device memory {memory_mib} MiB: expected at least 1")
@@ -101,16 +108,30 @@ def open_cards(device: str, memory_mib: int | None = None) -> tuple[_core.Card, 
         return ()
     with _opening:
         # A fork has its parent's cards in name only. With another limit the old ones go first.
-        if _opened is None or (_opened.process, _opened.memory_mib) != (os.getpid(), memory_mib):
+        asked = (os.getpid(), memory_mib, cufile)
+        if _opened is None or (_opened.process, _opened.memory_mib, _opened.cufile) != asked:
             _opened = None
-            _opened = _Opened(os.getpid(), memory_mib)
+            _opened = _Opened(*asked)
         if device not in _opened.devices:
             for card in _chosen(device, wanted):
                 if card.index not in _opened.cards:
-                    _opened.cards[card.index] = _open(card, memory_mib)
+                    _opened.cards[card.index] = _open(card, memory_mib, _opened.cufile)
             named = _opened.cards if wanted == ALL else wanted
             _opened.devices[device] = tuple(_opened.cards[index] for index in sorted(named))
         return _opened.devices[device]
+
+
+def gpudirect_problem(device: str, memory_mib: int | None = None) -> str:
+    """Why the cards of a device cannot read files by themselves; empty if they can.
+
+    Raises as `open_cards` does of cards that cannot be used at all.
+    """
+    open_cards(device, memory_mib)
+    try:
+        _open_all(device, memory_mib, library())
+    except DeviceError as error:
+        return str(error)
+    return ""
 
 
 def close_cards() -> None:
@@ -137,10 +158,15 @@ def lent(cards: Sequence[_core.Card]) -> Iterator[None]:
                 card.forget()
 
 
-def _open(card: CardFound, memory_mib: int | None) -> _core.Card:
+def direct_bytes(cards: Sequence[_core.Card]) -> int:
+    """How much the cards have read by themselves since they were opened."""
+    return sum(card.direct_bytes for card in cards)
+
+
+def _open(card: CardFound, memory_mib: int | None, cufile: str) -> _core.Card:
     free = int(card.free_bytes * _SHARE_OF_FREE)
     given = min(free, _MOST_BYTES) if memory_mib is None else memory_mib * _MIB
-    return _core.Card(card.index, memory_bytes=max(1, given))
+    return _core.Card(card.index, memory_bytes=max(1, given), cufile=cufile)
 
 
 def _chosen(device: str, wanted: Sequence[int] | Literal["all"]) -> list[CardFound]:

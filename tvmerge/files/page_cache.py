@@ -44,6 +44,19 @@ class PageCache:
         return size_bytes * pages // (last + 1 - first)
 
 
+def forget(path: str | os.PathLike[str], begin: int = 0, end: int = 0) -> None:
+    """Drop a range of a file from the page cache, as far as the kernel does so; 0, 0: all of it.
+
+    What has not been written yet is written first.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+        os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(file)
+
+
 def _resident(file: int, offset_bytes: int, size_bytes: int) -> bytes:
     """One byte for each page, 1 where it is in memory.
 

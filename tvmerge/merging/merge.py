@@ -126,6 +126,7 @@ def save(
             outcomes=found,
             bytes_read=before.bytes_read + sum(batch.bytes_read for batch in batches),
             bytes_written=before.bytes_written + sum(batch.bytes_written for batch in batches),
+            direct_bytes=sum(record.direct_bytes for record in work.journal.records.values()),
             cloned_bytes=sum(record.cloned_bytes for record in work.journal.records.values()),
             resumed_bytes=resumed,
             seconds=time.monotonic() - started,

@@ -30,6 +30,7 @@ class Result:
     outcomes: tuple[Outcome, ...]
     bytes_read: int
     bytes_written: int
+    direct_bytes: int  # of those read
     cloned_bytes: int  # of those written
     # Of both together: what an earlier, unfinished run had done.
     resumed_bytes: int

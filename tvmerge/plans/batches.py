@@ -15,7 +15,7 @@ from time import monotonic
 
 from tvmerge import _core
 from tvmerge.engine.deciding import decided
-from tvmerge.engine.devices import lent
+from tvmerge.engine.devices import direct_bytes, lent
 from tvmerge.engine.edit import Edit
 from tvmerge.engine.garbage import uncollected
 from tvmerge.engine.jobs import PART_BYTES, PART_ELEMENTS, Combine, Copy, Job, size_bytes
@@ -139,6 +139,7 @@ def run_batch(
     """
     started = monotonic()
     with lent(workspace.cards), Scratch() as scratch:
+        direct_before = direct_bytes(workspace.cards)
         jobs, before = decided(batch.jobs, batch.inputs, workspace, scratch, progress)
         read = {**batch.inputs, **scratch.inputs}
         inputs, outputs, combines, copies = native(replace(batch, jobs=jobs, inputs=read))
@@ -156,6 +157,7 @@ def run_batch(
             progress=partial(_tell_more, progress, before, batch) if progress else None,
             cards=workspace.cards,
         )
+        direct = direct_bytes(workspace.cards) - direct_before
     states = zip(read, done.input_digests, strict=True)
     return Record(
         number=batch.number,
@@ -165,6 +167,7 @@ def run_batch(
         output_states=dict(zip(batch.outputs, done.output_digests, strict=True)),
         bytes_read=batch.bytes_read,
         bytes_written=batch.bytes_written,
+        direct_bytes=direct,
         cloned_bytes=done.cloned_bytes,
         seconds=monotonic() - started,
     )

@@ -23,6 +23,7 @@ class Record:
     output_states: Mapping[int, bytes]
     bytes_read: int
     bytes_written: int
+    direct_bytes: int  # of those read: what cards read by themselves (GPUDirect Storage)
     cloned_bytes: int  # of those written: what shares its blocks with an input
     seconds: float
 
@@ -36,6 +37,7 @@ class Record:
             "outputs": {str(file): state.hex() for file, state in self.output_states.items()},
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
+            "direct_bytes": self.direct_bytes,
             "cloned_bytes": self.cloned_bytes,
             "seconds": self.seconds,
         }
@@ -52,6 +54,7 @@ class Record:
                 output_states=_states(value["outputs"]),
                 bytes_read=_count(value["bytes_read"]),
                 bytes_written=_count(value["bytes_written"]),
+                direct_bytes=_count(value["direct_bytes"]),
                 cloned_bytes=_count(value["cloned_bytes"]),
                 seconds=_number(value["seconds"]),
             )

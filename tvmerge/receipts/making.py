@@ -165,6 +165,7 @@ def _run(result: Result, folder: Path) -> dict[str, Any]:
         "seconds": result.seconds,
         "bytes_read": result.bytes_read,
         "bytes_written": result.bytes_written,
+        "direct_bytes": result.direct_bytes,
         "cloned_bytes": result.cloned_bytes,
         "resumed_bytes": result.resumed_bytes,
         "gb_per_second": moved / 1e9 / result.seconds if result.seconds else None,

@@ -1,5 +1,8 @@
 """What a merge is timed against: copying with cat and cp, the floor, other tools on the PATH.
 
+And, where a card computes, itself: with inputs that no cache holds, read by the processor and by
+the card (GPUDirect Storage).
+
 Every contender reads the same inputs and writes the same folder, which is cleared before; they run
 in turn, so that what else the machine does falls on all of them.
 """
@@ -12,21 +15,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from time import monotonic
 
 from tvmerge.checkpoints.stored import Stored
+from tvmerge.engine.gpudirect import OFF, VARIABLE
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import TVMergeError
+from tvmerge.files.page_cache import forget
 from tvmerge.plans.plan import Plan
+from tvmerge.receipts.receipt import RECEIPT_NAME
 from tvmerge.timing.floor import floor_seconds
 
 CAT_AND_CP = "cat + cp"
 FLOOR = "floor"
 TVMERGE = "tvmerge"
+COLD = "tvmerge, cold"
+DIRECT = "tvmerge, cold, GPUDirect"
 MERGEKIT = "mergekit"
 _MERGEKIT_COMMAND = "mergekit-yaml"
 _PEAK = "VmHWM:"
@@ -53,6 +61,8 @@ class Contest:
     plan: Plan
     out: Path
     options: RunOptions
+    # The library by which the card's own reading takes part; empty: it does not.
+    cufile: str = ""
 
     @property
     def files(self) -> list[str]:
@@ -70,6 +80,8 @@ class Timings:
 
     seconds: list[float] = field(default_factory=list)
     peak_mib: float | None = None
+    # Of all rounds: what a card has read by itself.
+    direct_bytes: int = 0
 
     @property
     def median(self) -> float:
@@ -99,12 +111,21 @@ class Results:
     def ratio(self, name: str) -> float | None:
         """The median of tvmerge / contender over the rounds, whole processes both."""
         theirs = self.timings[name].seconds
-        if not theirs or name in (TVMERGE, FLOOR):
+        if not theirs or name in (TVMERGE, FLOOR, COLD, DIRECT):
             return None
         ours = self.timings[TVMERGE].seconds
         if len(theirs) != len(ours):
             return median(ours) / median(theirs)
         return median(one / two for one, two in zip(ours, theirs, strict=True))
+
+    @property
+    def direct_ratio(self) -> float | None:
+        """The median of a card's own reading / the processor's; None where there was none."""
+        direct = self.timings.get(DIRECT)
+        if direct is None or not direct.direct_bytes:
+            return None
+        pairs = zip(direct.seconds, self.timings[COLD].seconds, strict=True)
+        return median(one / two for one, two in pairs)
 
 
 def compete(contest: Contest, rounds: int, told: Callable[[str], None]) -> Results:
@@ -113,7 +134,8 @@ def compete(contest: Contest, rounds: int, told: Callable[[str], None]) -> Resul
     `told` is called with a word on what runs. Raises what a merge raises, and TVMergeError where a
     command fails.
     """
-    timings = {name: Timings() for name in (CAT_AND_CP, FLOOR, TVMERGE)}
+    names = (CAT_AND_CP, FLOOR, TVMERGE, *((COLD, DIRECT) if contest.cufile else ()))
+    timings = {name: Timings() for name in names}
     engine = Timings()
     told("reading the inputs once")
     _run(["cat", *contest.files])
@@ -151,6 +173,21 @@ def _time_floor(contest: Contest, timings: Timings, _engine: Timings) -> None:
 
 
 def _time_tvmerge(contest: Contest, timings: Timings, engine: Timings) -> None:
+    engine.add(_apply(contest, timings, OFF))
+
+
+def _time_cold(contest: Contest, timings: Timings, _engine: Timings) -> None:
+    _apply(contest, timings, OFF, cold=True)
+
+
+def _time_direct(contest: Contest, timings: Timings, _engine: Timings) -> None:
+    _apply(contest, timings, contest.cufile, cold=True)
+    run = json.loads((contest.out / RECEIPT_NAME).read_bytes())["run"]
+    timings.direct_bytes += run["direct_bytes"]
+
+
+def _apply(contest: Contest, timings: Timings, cufile: str, *, cold: bool = False) -> float:
+    """One round of `tvmerge apply`; returns the seconds that it says of itself."""
     base, out = os.fspath(contest.base.source), os.fspath(contest.out)
     command = [sys.executable, "-c", _TVMERGE, "apply", base, out, "--json"]
     for stored in contest.tuned:
@@ -161,12 +198,18 @@ def _time_tvmerge(contest: Contest, timings: Timings, engine: Timings) -> None:
     command += ["--device", contest.options.device]
     if contest.options.device_memory_mib is not None:
         command += ["--memory-device", str(contest.options.device_memory_mib)]
+    if cold:
+        for file in contest.files:
+            forget(file)
     started = monotonic()
-    answer, _ = _run(command)
+    answer, _ = _run(command, {VARIABLE: cufile})
     seconds = monotonic() - started
+    if cold:  # who comes next finds them cached
+        _run(["cat", *contest.files])
     report, _, peak = answer.decode().rpartition(_PEAK)
     timings.add(seconds, int(peak.split()[0]) / 1024)
-    engine.add(json.loads(report)["seconds"])
+    taken: float = json.loads(report)["seconds"]
+    return taken
 
 
 def _time_mergekit(contest: Contest, timings: Timings) -> None:
@@ -194,19 +237,25 @@ _ROUNDS: dict[str, Callable[[Contest, Timings, Timings], None]] = {
     CAT_AND_CP: _time_cat_and_cp,
     FLOOR: _time_floor,
     TVMERGE: _time_tvmerge,
+    COLD: _time_cold,
+    DIRECT: _time_direct,
 }
 
 
-def _run(command: Sequence[str]) -> tuple[bytes, float]:
+def _run(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> tuple[bytes, float]:
     """Run a command to its end; returns what it said, and its peak memory in MiB.
 
-    The memory is right where it is more than this process has.
+    The memory is right where it is more than this process has; its environment has more than this
+    one's.
     """
     with tempfile.TemporaryFile() as complaint, tempfile.TemporaryFile() as answer:
         process = subprocess.Popen(
             command,
             stdout=answer if command[0] == sys.executable else subprocess.DEVNULL,
             stderr=complaint,
+            env={**os.environ, **(environment or {})},
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)  # subprocess does not tell the memory

@@ -23,7 +23,7 @@ from tvmerge.engine.jobs import Combine
 from tvmerge.engine.matrices import estimate_matrices, without_matrices
 from tvmerge.engine.run_options import RunOptions, Workspace
 from tvmerge.errors import storage_errors
-from tvmerge.files.page_cache import PageCache
+from tvmerge.files.page_cache import PageCache, forget
 from tvmerge.plans.batches import Batch, cut, run_batch
 from tvmerge.plans.plan import Plan
 from tvmerge.timing.estimate import Load, Rates, load_of, page_caches, read_ranges
@@ -226,11 +226,7 @@ class _Sample:
             if self.caches[path].cached_bytes(offset, size) <= size / 64
         )
         for path, begin, end in _joined(dropped):
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(file)
+            forget(path, begin, end)
 
 
 def _rate(fetched: Iterable[tuple[int, float]]) -> float | None:
