@@ -17,6 +17,7 @@ from support.method_models import MODELS, SHAPES, Arrays, merge, wide
 from tvmerge.cli import cli
 from tvmerge.engine.decisions import Delta
 from tvmerge.engine.jobs import Combine
+from tvmerge.engine.matrix_devices import VARIABLE
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import ConfigError, FormatError, TVMergeError
 from tvmerge.methods.fisher import Fisher
@@ -26,6 +27,8 @@ from tvmerge.recipe import build, parse_recipe
 from tvmerge.replay import replay
 
 torch = pytest.importorskip("torch")
+from support.torch_cards import Cards  # noqa: E402 (needs torch)
+
 LAYERS = ("layers.0.w", "layers.1.w")
 METHODS = ("fisher", "regmean")
 WEIGHTS = (0.5, 2.0, 1.0)
@@ -67,6 +70,21 @@ def expected(held: dict[str, Arrays], statistics: Path, method: str, name: str) 
         return np.asarray(np.average(deltas, axis=0, weights=WEIGHTS))
     own = [one[name].astype(np.float64) for one in known]
     return (fisher if method == "fisher" else regmean)(deltas, own, WEIGHTS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_go_to_the_card_with_their_deltas(
+    folder: Path, statistics: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = recipe(folder, statistics, method)
+    here = merge(text, tmp_path / "here")
+    cards = Cards(monkeypatch, 1, 2**30)
+    monkeypatch.setenv(VARIABLE, "cuda")
+    there = merge(text, tmp_path / "there")
+    for name, tensor in here.items():
+        assert tensor.tobytes() == there[name].tobytes(), name
+    assert cards.fetched == (len(SHAPES) if method == "fisher" else len(LAYERS))
+    assert len(cards.sent) == 6 * cards.fetched
 
 
 @pytest.mark.parametrize("method", METHODS)

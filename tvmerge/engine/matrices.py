@@ -11,7 +11,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from tvmerge.engine.decisions import Matrix
+from tvmerge.engine.devices import CPU
 from tvmerge.engine.jobs import Combine, Job, Range, Result
+from tvmerge.engine.matrix_devices import asked_device
 from tvmerge.engine.measuring import Engine
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import ConfigError, storage_errors
@@ -87,23 +89,30 @@ def _plain(result: Result) -> Result:
 
 
 def torch_version(jobs: Iterable[Job]) -> str | None:
-    """The torch that merges the matrices, None where there are none. Raises ConfigError without."""
+    """The torch that merges the matrices, and where if not here; None where there are none.
+
+    Raises ConfigError without torch.
+    """
     wanted = matrices_of(jobs)
     if not wanted:
         return None
     from importlib import metadata  # by those alone who merge matrices
 
     try:
-        return metadata.version("torch")
+        version = metadata.version("torch")
     except metadata.PackageNotFoundError as error:
         raise ConfigError(
             f"{wanted[0][1].method} needs torch, which is not installed: "
             "pip install 'tvmerge[torch]'"
         ) from error
+    device = asked_device()
+    return version if device == CPU else f"{version} on {device}"
 
 
 def check_matrices(jobs: Iterable[Job], options: RunOptions) -> None:
-    """Raise what `with_matrices` would: ConfigError for no torch, MemoryLimitError for no room."""
+    """Raise what `with_matrices` would: ConfigError for no torch, MemoryLimitError for no room,
+    DeviceError for no card.
+    """
     wanted = matrices_of(parts_of(jobs))
     if torch_version(job for job, _ in wanted) is not None:
         from tvmerge.engine.matrix_merging import at_once

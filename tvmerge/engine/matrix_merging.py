@@ -1,7 +1,8 @@
 """Merges deltas as whole matrices by torch, matrix by matrix. Loaded when there is one: by torch.
 
 One thread of torch computes a matrix, and as many are computed at once as there are threads and
-room: so the number of threads changes no bit.
+room: so the number of threads changes no bit. Where cards compute (matrix_cards.py), a thread
+reads and sends what its card merges, and fetches what comes of it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from time import monotonic
 
 import torch
 
+from tvmerge.engine import matrix_cards
 from tvmerge.engine.decisions import Matrix
 from tvmerge.engine.jobs import ZERO, Combine, Result
+from tvmerge.engine.matrix_cards import find_devices
 from tvmerge.engine.measuring import Engine
 from tvmerge.engine.run_options import Workspace
 from tvmerge.errors import FormatError, MemoryLimitError
@@ -29,7 +32,10 @@ Wanted = tuple[Combine, Matrix]
 
 
 def at_once(wanted: Sequence[Wanted], workspace: Workspace) -> int:
-    """How many matrices are computed at once; raises MemoryLimitError where one has no room."""
+    """How many matrices are computed at once; raises MemoryLimitError where one has no room.
+
+    Raises DeviceError where a card is to compute that is not there.
+    """
     job, most = max(wanted, key=lambda one: one[1].held_bytes)
     _give_back_freed()
     room = workspace.room_bytes
@@ -42,7 +48,9 @@ def at_once(wanted: Sequence[Wanted], workspace: Workspace) -> int:
             f"models) and {max(0, room) // _MIB} MiB are left for it. Give at least "
             f"{workspace.memory_mib + lacking} MiB"
         )
-    return max(1, min(workspace.threads, room // most.held_bytes, len(wanted)))
+    on_cards = matrix_cards.at_once(find_devices(), most.held_bytes, most.method)
+    most_at_once = workspace.threads if on_cards is None else on_cards
+    return max(1, min(most_at_once, room // most.held_bytes, len(wanted)))
 
 
 def _give_back_freed() -> None:
@@ -60,16 +68,23 @@ def estimate_seconds(wanted: Sequence[Wanted], workspace: Workspace) -> float:
     share = min(1.0, (_SAMPLED_OPERATIONS / largest.operations) ** (1 / 3))
     rows, columns = (min(side, max(largest.models, int(share * side))) for side in largest.shape)
     small = replace(largest, shape=(rows, columns))
+    places = _places(count)
     with _threads(count) as pool:
         for _ in range(2):  # the first time libraries are loaded
             started = monotonic()
-            list(pool.map(_sample, [small] * count))
+            list(pool.map(_sample, [small] * count, places))
             seconds = monotonic() - started
     whole = sum(matrix.operations for _, matrix in wanted)
     return seconds * whole / small.operations / count
 
 
-def _sample(matrix: Matrix) -> None:
+def _places(count: int) -> list[torch.device]:
+    """Where so many matrices are computed at once."""
+    devices = find_devices()
+    return [devices[number % len(devices)] for number in range(count)]
+
+
+def _sample(matrix: Matrix, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     wanted = len(matrix.deltas) + matrix.sees_base
     parts = [
@@ -77,7 +92,7 @@ def _sample(matrix: Matrix) -> None:
     ]
     # Sound statistics for every method.
     one = torch.eye(*matrix.statistic_shape, dtype=torch.float64)
-    matrix.merged([*parts, *[one] * len(matrix.statistics)])
+    _computed(matrix, [*parts, *[one] * len(matrix.statistics)], device)
 
 
 def merged_bytes(wanted: Sequence[Wanted], engine: Engine) -> Iterator[tuple[Wanted, memoryview]]:
@@ -86,19 +101,22 @@ def merged_bytes(wanted: Sequence[Wanted], engine: Engine) -> Iterator[tuple[Wan
     The bytes hold until the next ones are asked for.
     """
     count = at_once(wanted, engine.workspace)
-    running: dict[Future[torch.Tensor], Wanted] = {}
+    free = _places(count)
+    running: dict[Future[torch.Tensor], tuple[Wanted, torch.device]] = {}
 
     def finished(least: int) -> Iterator[tuple[Wanted, memoryview]]:
         while len(running) > least:
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                one = running.pop(done)
+                one, device = running.pop(done)
+                free.append(device)
                 yield one, _bytes_of(done.result())
                 engine.tell_more(one[0].bytes_measured)
 
     with _threads(count) as pool:
         for job, matrix in wanted:
             yield from finished(count - 1)
-            running[pool.submit(_merge, job, matrix, engine)] = job, matrix
+            device = free.pop()
+            running[pool.submit(_merge, job, matrix, engine, device)] = (job, matrix), device
         yield from finished(0)
 
 
@@ -115,14 +133,22 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def _merge(job: Combine, matrix: Matrix, engine: Engine) -> torch.Tensor:
+def _merge(job: Combine, matrix: Matrix, engine: Engine, device: torch.device) -> torch.Tensor:
     lying = _parts(job, matrix, engine)
     parts = [one.T for one in lying] if matrix.turned else lying
     try:
-        merged = matrix.merged([*parts, *_statistics(job, matrix, engine)])
+        merged = _computed(matrix, [*parts, *_statistics(job, matrix, engine)], device)
     except FormatError as error:
         raise FormatError(f"{job.tensor}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise MemoryLimitError(
+            f"{job.tensor}: {device} has no memory left for {matrix.method}: {error}"
+        ) from error
     return (merged.T if matrix.turned else merged).contiguous()
+
+
+def _computed(matrix: Matrix, parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    return matrix.merged([one.to(device) for one in parts]).cpu()
 
 
 def _parts(job: Combine, matrix: Matrix, engine: Engine) -> list[torch.Tensor]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tvmerge.engine.devices import ALL, parse_device
+from tvmerge.engine.matrix_devices import VARIABLE, asked_device
 from tvmerge.errors import ConfigError, DeviceError, StorageError, TVMergeError
 from tvmerge.fleet.ray_session import connect
 from tvmerge.plans.batches import Batch
@@ -123,12 +124,18 @@ def refuse_missing_gpus(nodes: Iterable[Node], device: str) -> None:
 
 
 def refuse_versions(nodes: Iterable[Node]) -> None:
-    """Raise ConfigError for the first node that has not this tvmerge."""
-    for node, found in _answers(nodes, _version):
-        if found != __version__:
+    """Raise ConfigError for the first node that would make other bytes than this machine."""
+    for node, found in _answers(nodes, _maker):
+        version, device = (found, asked_device()) if isinstance(found, Exception) else found
+        if version != __version__:
             raise ConfigError(
-                f"{node}: expected tvmerge {__version__}, found {found}. Install the same tvmerge "
-                "for the same Python on every machine"
+                f"{node}: expected tvmerge {__version__}, found {version}. Install the same "
+                "tvmerge for the same Python on every machine"
+            )
+        if device != asked_device():
+            raise ConfigError(
+                f"{node}: expected {VARIABLE}={asked_device()}, found {device}. Set it alike on "
+                "every machine"
             )
 
 
@@ -184,8 +191,9 @@ def _shown(view: View) -> str:
     return f"{size_bytes:,} bytes, changed {changed}.{changed_ns % 10**9:09d} UTC"
 
 
-def _version() -> str:
-    return __version__
+def _maker() -> tuple[str, str]:
+    """What decides the bytes of a batch beside the batch."""
+    return __version__, asked_device()
 
 
 def _reach(address: str) -> None:
