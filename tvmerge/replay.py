@@ -10,7 +10,7 @@ from tvmerge.algebra.scaled import weighting_at
 from tvmerge.checkpoints.hub import resolve
 from tvmerge.checkpoints.stored import Stored
 from tvmerge.engine.digest import file_digest
-from tvmerge.engine.matrices import check_matrices
+from tvmerge.engine.matrices import check_matrices, torch_here
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import ConfigError, FormatError
 from tvmerge.files.kept import place
@@ -144,6 +144,9 @@ def _compared(receipt: Receipt, found: Mapping[str, str]) -> Iterator[Fault]:
     """`found` are the digests of files that were made again, by name."""
     expected = {record.name: record.digest for record in receipt.files}
     by = "" if receipt.version == __version__ else f" (tvmerge {receipt.version} made it)"
+    torch = receipt.run.get("torch")
+    if torch is not None and torch != (here := torch_here(f"torch {torch}")):
+        by += f" (by torch {torch}, now by torch {here}: last bits may be others)"
     for name, digest in found.items():
         if expected.get(name) != digest:
             yield Fault(name, f"comes out otherwise when it is made again{by}")

@@ -15,7 +15,12 @@ mkdir -p "$work"
   "$python" -m benchmarks.models "$work/models-1.1e9" --parameters 1.1e9 > "$work/models.log" &
 tests=(-q --no-header -p no:benchmark tests/cards/test_cards.py \
   tests/cards/test_card_blocks.py tests/in_memory/test_torch.py)
-"$python" -m pytest "${tests[@]}" -n 8
+"$python" -m pytest "${tests[@]}" tests/methods/test_matrix_devices.py -n 8
+if "$python" -c 'import ctypes; from tvmerge.engine.gpudirect import library; ctypes.CDLL(library())'; then
+  TVMERGE_GPUDIRECT=1 "$python" -m pytest -q --no-header tests/cards/test_card_files.py
+else
+  echo 'GPUDirect Storage: no libcufile is installed, not tried'
+fi
 if command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck synccheck; do
     compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m pytest "${tests[@]}" \
@@ -25,3 +30,4 @@ if command -v compute-sanitizer > /dev/null; then
 fi
 wait
 "$python" -m benchmarks.gpu "$work" --json "$work/gpu.json"
+"$python" -m tvmerge bench "$work"/models-1.1e9/{base,tuned1,tuned2,tuned3} --device cuda --rounds 3 --dir "$work"

@@ -77,7 +77,7 @@ class CardMerging {
   }
 
   MergeResult run() {
-    const Flights flights(merge_.options, needs_, merge_.paths);
+    const Flights flights(merge_.options, needs_, merge_.direct);
     flights.clear_shared();
     std::vector<Seen> seen(
         flights.threads(),

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "cards/gpudirect.hpp"
 #include "engine/clones.hpp"
 #include "engine/copying.hpp"
 #include "engine/engine.hpp"
@@ -23,6 +24,7 @@ struct OpenMerge {
   Inputs& inputs;
   std::deque<Sink>& sinks;
   const Clones& clones;
+  const DirectFiles& direct;
 };
 
 MergeResult merge_on_cards(const OpenMerge& merge);

@@ -41,9 +41,10 @@ class CardPass {
   template <typename Start, typename Land>
   std::vector<std::vector<unsigned char>> run(Start&& start, Land&& land,
                                               bool fresh = false) {
+    const DirectFiles direct = direct_files(options_, paths_);
     reserve_descriptors(paths_.size());
-    Inputs inputs(paths_, extents_, options_, read_by_cards(options_));
-    const Flights flights(options_, needs, paths_);
+    Inputs inputs(paths_, extents_, options_, {direct.begin(), direct.end()});
+    const Flights flights(options_, needs, direct);
     if (needs.shared_bytes != 0) flights.clear_shared();
     const Kernels& kernels = kernels_for(options_.isa);
     const auto body = [&](unsigned thread, Share& share) {

@@ -9,6 +9,8 @@ namespace {
 
 constexpr std::uint64_t kLeastBytes = std::uint64_t{64} * 1024 * 1024;
 constexpr std::uint64_t kAlignment = 256;
+// Of a file that is read so: ours, one for the rest of it, and the library's.
+constexpr std::size_t kDescriptorsEach = 3;
 // What runs get beside their blocks, at first: enough for most, so that blocks stay.
 constexpr std::uint64_t kMostExtraBytes = std::uint64_t{512} * 1024 * 1024;
 
@@ -61,6 +63,18 @@ unsigned char* CardPool::pinned(std::uint64_t bytes) {
   return pinned_ ? pinned_->data() : nullptr;
 }
 
+DirectFiles CardPool::direct_files(const std::vector<std::string>& paths) {
+  DirectFiles files(paths.size(), nullptr);
+  if (cufile_ == nullptr) return files;
+  reserve_descriptors(kDescriptorsEach * paths.size());
+  for (std::size_t f = 0; f < paths.size(); ++f) {
+    auto [held, is_new] = direct_files_.try_emplace(paths[f]);
+    if (is_new) held->second = DirectFile::open(*cufile_, paths[f]);
+    files[f] = held->second.get();
+  }
+  return files;
+}
+
 void CardPool::read(const DirectFile& file, unsigned char* to, std::uint64_t size_bytes,
                     std::uint64_t offset_bytes) {
   file.read(memory_->data(), static_cast<std::uint64_t>(to - memory_->data()), size_bytes,
@@ -103,6 +117,12 @@ void CardPool::forget() {
   for (const auto& [key, block] : kept_) free_.push_back(block);
   kept_.clear();
   order_.clear();
+  direct_files_.clear();
+}
+
+DirectFiles direct_files(const Options& options, const std::vector<std::string>& paths) {
+  return options.cards.empty() ? DirectFiles(paths.size(), nullptr)
+                               : options.cards[0]->direct_files(paths);
 }
 
 }  // namespace tvmerge

@@ -25,6 +25,9 @@ class CardPool {
   [[nodiscard]] Card& card() { return *card_; }
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_->size_bytes(); }
   [[nodiscard]] const CuFile* cufile() const { return cufile_; }
+  // Files that are read so, opened once and kept until `forget`; a null for each of those
+  // that cannot be. Not for several threads.
+  DirectFiles direct_files(const std::vector<std::string>& paths);
   // A range of a file into a block, by the card itself; and how much has come so.
   void read(const DirectFile& file, unsigned char* to, std::uint64_t size_bytes,
             std::uint64_t offset_bytes);
@@ -52,13 +55,14 @@ class CardPool {
   // The block holds `key` now; it is kept if there is no need for its room, unless the
   // key is empty.
   void give_back(unsigned char* block, const std::string& key);
-  // Nothing that is kept is of use any more.
+  // Nothing that is kept is of use any more, and nobody uses it.
   void forget();
 
  private:
   std::unique_ptr<Card> card_;
   const CuFile* cufile_;
   std::unique_ptr<CardMemory> memory_, pinned_;
+  std::map<std::string, std::unique_ptr<DirectFile>> direct_files_;
   std::atomic<std::uint64_t> direct_bytes_{0};
   std::uint64_t block_bytes_ = 0, extra_bytes_ = 0;
   std::size_t block_count_ = 0;
@@ -68,9 +72,7 @@ class CardPool {
   std::vector<std::string> order_;  // of what is kept, oldest first
 };
 
-// Whether cards read files by themselves.
-inline bool read_by_cards(const Options& options) {
-  return !options.cards.empty() && options.cards[0]->cufile() != nullptr;
-}
+// The files that cards read by themselves, if they do.
+DirectFiles direct_files(const Options& options, const std::vector<std::string>& paths);
 
 }  // namespace tvmerge

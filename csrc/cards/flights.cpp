@@ -1,6 +1,7 @@
 #include "cards/flights.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.hpp"
 
@@ -83,7 +84,7 @@ void Flight::load(const Reader& reader, const std::vector<Source>& sources,
     const std::uint64_t size_bytes = count * size_of(source.dtype);
     const std::uint64_t offset_bytes =
         source.offset_bytes + start * size_of(source.dtype);
-    const DirectFile* const file = fresh ? nullptr : direct->at(source.file);
+    const DirectFile* const file = fresh ? nullptr : (*direct)[source.file];
     const unsigned char* data = nullptr;
     const std::uint64_t next = used + aligned(size_bytes);
     if (file == nullptr || !file->suits(offset_bytes, size_bytes)) {
@@ -106,9 +107,8 @@ void Flight::leave(bool keep) {
   block = nullptr;
 }
 
-Flights::Flights(const Options& options, const FlightNeeds& needs,
-                 const std::vector<std::string>& paths)
-    : pools_(options.cards), direct_(pools_[0]->cufile(), paths), needs_(needs) {
+Flights::Flights(const Options& options, const FlightNeeds& needs, DirectFiles direct)
+    : pools_(options.cards), direct_(std::move(direct)), needs_(needs) {
   needs_.block_bytes = aligned(needs_.block_bytes);
   needs_.card_bytes = (needs_.card_bytes + 255) / 256 * 256;
   needs_.shared_bytes = (needs_.shared_bytes + 255) / 256 * 256;

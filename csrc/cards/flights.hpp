@@ -42,13 +42,13 @@ struct FlightNeeds {
 struct Flight {
   std::unique_ptr<Stream> stream;
   CardPool* pool = nullptr;
-  const DirectFiles* direct = nullptr;
-  unsigned char* read = nullptr;    // pinned: its slices as they were read
-  unsigned char* back = nullptr;    // pinned: what comes back
-  unsigned char* room = nullptr;    // on the card: needs.card_bytes
-  unsigned char* shared = nullptr;  // on the card: needs.shared_bytes
-  std::uint64_t read_at = 0;        // where `read` lies in the thread's pinned memory
-  std::vector<Term> here, there;    // its terms, in `read` and on the card
+  const DirectFiles* direct = nullptr;  // of the run's files
+  unsigned char* read = nullptr;        // pinned: its slices as they were read
+  unsigned char* back = nullptr;        // pinned: what comes back
+  unsigned char* room = nullptr;        // on the card: needs.card_bytes
+  unsigned char* shared = nullptr;      // on the card: needs.shared_bytes
+  std::uint64_t read_at = 0;            // where `read` lies in the thread's pinned memory
+  std::vector<Term> here, there;        // its terms, in `read` and on the card
   unsigned char* block = nullptr;
   std::string key;
   std::vector<unsigned char*> slots;  // pinned: where its outputs wait to be written
@@ -75,10 +75,8 @@ class Flights {
  public:
   static constexpr unsigned kInFlight = 2;
 
-  // `paths` are the files that are read. Throws Error(memory) where there is no room for
-  // a single thread.
-  Flights(const Options& options, const FlightNeeds& needs,
-          const std::vector<std::string>& paths);
+  // Throws Error(memory) where there is no room for a single thread.
+  Flights(const Options& options, const FlightNeeds& needs, DirectFiles direct);
 
   [[nodiscard]] unsigned threads() const { return threads_; }
 

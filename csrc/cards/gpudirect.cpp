@@ -17,8 +17,10 @@ namespace {
 
 // Of less the call costs more than the copy that it saves.
 constexpr std::uint64_t kLeastBytes = std::uint64_t{64} * 1024;
+constexpr int kNoDriver = 5001;      // CU_FILE_DRIVER_NOT_INITIALIZED
 constexpr int kDriverIsOpen = 5026;  // CU_FILE_DRIVER_ALREADY_OPEN
 constexpr int kDescriptor = 1;       // CU_FILE_HANDLE_TYPE_OPAQUE_FD
+constexpr int kByProcessor = 1;      // CUFILE_PARAM_PROPERTIES_ALLOW_COMPAT_MODE
 constexpr auto kAdvice = ". Unset TVMERGE_GPUDIRECT: files are then read as ever";
 
 // As cufile.h declares them (CUfileError_t, CUfileDescr_t).
@@ -46,28 +48,34 @@ struct CuFile {
 
 namespace {
 
-[[noreturn]] void fail(const std::string& what) {
-  throw Error(ErrorKind::card, "GPUDirect Storage: " + what + kAdvice);
+[[noreturn]] void fail_to_load(const std::string& what) {
+  throw Error(ErrorKind::card, "GPUDirect Storage: " + what);
 }
 
 template <typename Function>
 void find(void* library, const char* name, Function*& function) {
   function = reinterpret_cast<Function*>(::dlsym(library, name));
-  if (function == nullptr) fail(::dlerror());
+  if (function == nullptr) fail_to_load(::dlerror());
 }
 
 CuFile loaded(const std::string& path) {
   void* const library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) fail(::dlerror());
+  if (library == nullptr)
+    fail_to_load(::dlerror() + std::string(": pip install 'tvmerge[gpudirect]'"));
   CuFile found{};
   find(library, "cuFileDriverOpen", found.start);
   find(library, "cuFileHandleRegister", found.take);
   find(library, "cuFileHandleDeregister", found.let_go);
   find(library, "cuFileRead", found.read);
+  Status (*set)(int parameter, bool value) = nullptr;
+  find(library, "cuFileSetParameterBool", set);
+  set(kByProcessor, false);
   const Status status = found.start();
   if (status.error != 0 && status.error != kDriverIsOpen) {
-    fail(path + " does not start: cuFile error " + std::to_string(status.error) +
-         ", CUDA error " + std::to_string(status.cuda_error));
+    fail_to_load(path + " does not start: cuFile error " + std::to_string(status.error) +
+                 (status.error == kNoDriver
+                      ? std::string(", the driver nvidia-fs is not loaded")
+                      : ", CUDA error " + std::to_string(status.cuda_error)));
   }
   return found;
 }
@@ -105,25 +113,21 @@ void DirectFile::read(unsigned char* allocation, std::uint64_t at,
     const ssize_t got =
         library_.read(handle_, allocation, size_bytes, static_cast<off_t>(offset_bytes),
                       static_cast<off_t>(at));
-    const std::string where =
-        file_.path() + ": a card cannot read at byte " + std::to_string(offset_bytes);
-    if (got == -1 && errno == EINTR) continue;
-    if (got == -1)
-      throw Error(ErrorKind::storage, where + ": " + std::strerror(errno) + kAdvice);
-    if (got < 0) fail(where + ": cuFile error " + std::to_string(-got));
+    const int code = errno;
+    if (got == -1 && code == EINTR) continue;
+    if (got < 0) {
+      const std::string why = got == -1 ? std::string(std::strerror(code))
+                                        : "cuFile error " + std::to_string(-got);
+      throw Error(got == -1 ? ErrorKind::storage : ErrorKind::card,
+                  file_.path() + ": a card cannot read at byte " +
+                      std::to_string(offset_bytes) + ": " + why + kAdvice);
+    }
     if (got == 0) file_.fail_as_too_short(offset_bytes, size_bytes);
     const auto read = static_cast<std::uint64_t>(got);
     size_bytes -= read;
     offset_bytes += read;
     at += read;
   }
-}
-
-DirectFiles::DirectFiles(const CuFile* library, const std::vector<std::string>& paths) {
-  if (library == nullptr) return;
-  files_.reserve(paths.size());
-  for (const std::string& path : paths)
-    files_.push_back(DirectFile::open(*library, path));
 }
 
 }  // namespace tvmerge

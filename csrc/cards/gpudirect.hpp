@@ -14,7 +14,8 @@ namespace tvmerge {
 struct CuFile;  // what is called of the library
 
 // The library, loaded and started once for the process and never ended (it does that
-// itself). A card has to be open: where there is no driver, libcufile 1.20 never returns.
+// itself). It is not to read by way of the processor where a card cannot: we do that
+// better. A card has to be open: where there is no driver, libcufile 1.20 never returns.
 // Throws Error(card).
 const CuFile& load_cufile(const std::string& library);
 
@@ -43,19 +44,7 @@ class DirectFile {
   void* handle_;
 };
 
-// The files of a run.
-class DirectFiles {
- public:
-  // None of them where there is no library.
-  DirectFiles(const CuFile* library, const std::vector<std::string>& paths);
-
-  // Null where it was not taken.
-  [[nodiscard]] const DirectFile* at(std::uint32_t file) const {
-    return files_.empty() ? nullptr : files_[file].get();
-  }
-
- private:
-  std::vector<std::unique_ptr<DirectFile>> files_;
-};
+// Of some files those that have been taken, null for each of the others.
+using DirectFiles = std::vector<const DirectFile*>;
 
 }  // namespace tvmerge

@@ -6,8 +6,10 @@
 namespace tvmerge {
 
 std::string cuda_problem() {
-  return "this build of tvmerge has no CUDA: install it where nvcc is found, or with "
-         "--config-settings=cmake.define.TVMERGE_CUDA=ON to learn what is missing";
+  return "this tvmerge was built without CUDA. Where nvcc 12.1 or later is on the PATH, "
+         "build "
+         "it again: pip install --force-reinstall --no-deps "
+         "--config-settings=cmake.define.TVMERGE_CUDA=ON . (it says what is missing)";
 }
 
 std::vector<CardInfo> cards() { return {}; }

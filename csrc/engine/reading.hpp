@@ -71,17 +71,19 @@ inline void terms_of(const Output& output, const std::vector<Term>& read,
 // The open input files, what reads ahead in each, and what of them is mapped.
 class Inputs {
  public:
-  // `alone`: nothing is brought into the page cache but what is asked for; somebody else
-  // reads most of it from the disk.
+  // `elsewhere` says of each file, if of any, whether others read it past the page cache:
+  // what is asked for is then all that is brought there.
   Inputs(const std::vector<std::string>& paths, const Extents& extents,
-         const Options& options, bool alone = false)
-      : alone_(alone),
+         const Options& options, std::vector<bool> elsewhere = {})
+      : elsewhere_(std::move(elsewhere)),
+        drops_(options.drop_behind),
         mapped_(windows(extents.widest(), options, 0),
                 windows(extents.widest(), options, kWindowsAhead)) {
+    elsewhere_.resize(paths.size());
     files_.reserve(paths.size());
     for (std::size_t f = 0; f < paths.size(); ++f) {
       files_.push_back(File::open_for_reading(paths[f]));
-      if (alone_) files_.back().read_nothing_ahead();
+      if (elsewhere_[f]) files_.back().read_nothing_ahead();
       const auto [begin, end] = extents.at(f);
       mappings_.emplace_back(files_.back(), begin, end, mapped_);
       ahead_.emplace_back(files_.back(), mappings_.back(), begin, end,
@@ -97,16 +99,18 @@ class Inputs {
   // The range in `buffer`. Any thread may call this and the next one.
   const unsigned char* read(std::uint32_t file, unsigned char* buffer,
                             std::uint64_t size_bytes, std::uint64_t offset_bytes) {
-    if (!alone_) ahead_[file].before(offset_bytes, size_bytes, false);
+    if (elsewhere_[file])
+      return read_alone(files_[file], buffer, size_bytes, offset_bytes);
+    ahead_[file].before(offset_bytes, size_bytes, false);
     files_[file].read(buffer, size_bytes, offset_bytes);
-    if (!alone_) ahead_[file].after(offset_bytes, size_bytes);
+    ahead_[file].after(offset_bytes, size_bytes);
     return buffer;
   }
   // The range where it is mapped, else in `buffer`.
   const unsigned char* view(std::uint32_t file, unsigned char* buffer,
                             std::uint64_t size_bytes, std::uint64_t offset_bytes) {
     Mapping& mapping = mappings_[file];
-    if (!alone_ && mapping.suits(offset_bytes, size_bytes)) {
+    if (!elsewhere_[file] && mapping.suits(offset_bytes, size_bytes)) {
       ReadAhead& ahead = ahead_[file];
       ahead.before(offset_bytes, size_bytes, true);
       const bool cached = ahead.was_cached(offset_bytes, size_bytes);
@@ -138,7 +142,17 @@ class Inputs {
     return fits && has_address_space() ? ranges * (each + ahead) : 0;
   }
 
-  bool alone_;
+  const unsigned char* read_alone(const File& file, unsigned char* buffer,
+                                  std::uint64_t size_bytes,
+                                  std::uint64_t offset_bytes) const {
+    const bool drops = drops_ && !file.is_cached(offset_bytes, size_bytes);
+    file.read(buffer, size_bytes, offset_bytes);
+    if (drops) file.wont_need(offset_bytes, size_bytes);
+    return buffer;
+  }
+
+  std::vector<bool> elsewhere_;
+  bool drops_;
   std::vector<File> files_;  // never moved: reserved beforehand
   MappedWindows mapped_;
   std::deque<Mapping> mappings_;  // neither copied nor moved

@@ -212,14 +212,16 @@ MergeResult merge(const std::vector<std::string>& input_paths,
   check(combines, copies, input_paths.size(), places.size());
   reserve_descriptors(input_paths.size() + places.size());
   const bool on_cards = !options.cards.empty() && !combines.empty();
+  const DirectFiles direct =
+      on_cards ? direct_files(options, input_paths) : DirectFiles(input_paths.size());
   Inputs inputs(input_paths, extents(combines, copies, input_paths.size()), options,
-                on_cards && read_by_cards(options));
+                {direct.begin(), direct.end()});
   std::deque<Sink> sinks;
   for (const Place& place : places) sinks.emplace_back(place, options.drop_behind);
   const Clones clones(copies, inputs, sinks);
   if (on_cards)
     return merge_on_cards(
-        {input_paths, combines, copies, options, inputs, sinks, clones});
+        {input_paths, combines, copies, options, inputs, sinks, clones, direct});
   Layout layout(combines, copies, options);
   const Kernels& kernels = options.floor ? floor_kernels() : kernels_for(options.isa);
   std::vector<Seen> seen(layout.threads,

@@ -146,7 +146,8 @@ class Selecting {
     Extents extents(paths_.size());
     for (const std::size_t j : open) extents.add(jobs_[j].sources, jobs_[j].elements);
     reserve_descriptors(paths_.size());
-    Inputs inputs(paths_, extents, options_, read_by_cards(options_));
+    const DirectFiles direct = direct_files(options_, paths_);
+    Inputs inputs(paths_, extents, options_, {direct.begin(), direct.end()});
     inputs.run(
         count, space_.threads,
         [&](unsigned /*thread*/, Share& share) {

@@ -427,8 +427,8 @@ MUTANTS: dict[str, Mutation] = {
     "what is kept is not forgotten": (
         "csrc/cards",
         "  for (const auto& [key, block] : kept_) free_.push_back(block);\n"
-        "  kept_.clear();\n  order_.clear();\n}",
-        "}",
+        "  kept_.clear();\n  order_.clear();\n  direct_files_.clear();\n",
+        "  direct_files_.clear();\n",
     ),
     "room is not made again for larger blocks": (
         "csrc/cards",
@@ -458,8 +458,8 @@ MUTANTS: dict[str, Mutation] = {
     ),
     "card reads what the processor is to rank": (
         "csrc/cards",
-        "fresh ? nullptr : direct->at(source.file)",
-        "direct->at(source.file)",
+        "fresh ? nullptr : (*direct)[source.file]",
+        "(*direct)[source.file]",
     ),
     "rest of a short read goes to the start": (
         "csrc/cards",
@@ -482,8 +482,23 @@ MUTANTS: dict[str, Mutation] = {
         "",
     ),
     "what the card is to read is read ahead": (
+        "csrc/engine",
+        "if (elsewhere_[file]) return read_alone",
+        "if (false) return read_alone",
+    ),
+    "what is read beside the card stays in the cache": (
+        "csrc/engine",
+        "if (drops) file.wont_need(offset_bytes, size_bytes);",
+        "",
+    ),
+    "files of one batch are those of the next": (
         "csrc/cards",
-        "return !options.cards.empty() && options.cards[0]->cufile() != nullptr;",
-        "return false;",
+        "  order_.clear();\n  direct_files_.clear();\n",
+        "  order_.clear();\n",
+    ),
+    "library may read by way of the processor": (
+        "csrc/cards",
+        "  set(kByProcessor, false);\n",
+        "",
     ),
 }

@@ -11,8 +11,11 @@ from support.checkpoints import write_model
 from support.method_models import recipe
 
 from tvmerge import _core
+from tvmerge.algebra.sweep import sweep
 from tvmerge.engine import run_options
 from tvmerge.engine.devices import close_cards
+from tvmerge.engine.run_options import RunOptions
+from tvmerge.recipe import build, parse_recipe
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,11 +51,16 @@ def test_file_is_read_again_by_the_next_merge(tmp_path: Path) -> None:
 def test_blocks_of_another_size_hold_nothing_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So little memory that it is cut anew between measuring and writing.
+    # So little memory that it is cut anew between measuring and writing, for several outputs.
     monkeypatch.setattr(run_options, "_BYTES_PER_THREAD_OF_CARDS", 12 * 1024 * 1024)
-    text = write_models(tmp_path, 1)
+    model = build(parse_recipe(Path("r"), write_models(tmp_path, 1).encode()))
     try:
-        found = merged(text, tmp_path / "cuda", "cuda", threads=4, memory=8)
+        for device in ("cuda", "cpu"):
+            options = RunOptions(device=device, threads=4, device_memory_mib=8)
+            sweep(model, [0.5, 1, 1.5], tmp_path / device, options=options)
     finally:
         close_cards()
-    assert found == merged(text, tmp_path / "cpu", "cpu")
+    files = [path.relative_to(tmp_path / "cpu") for path in tmp_path.glob("cpu/*/*.safetensors")]
+    assert len(files) == 6
+    for file in files:
+        assert (tmp_path / "cuda" / file).read_bytes() == (tmp_path / "cpu" / file).read_bytes()

@@ -5,8 +5,10 @@ With NVIDIA's library on a card, and with the shim's: that one can fail as it is
 
 from __future__ import annotations
 
+import ctypes.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from cards.shim_build import CUFILE
 from support.checkpoints import DTYPES, write_model
 
 from tvmerge import _core
+from tvmerge.engine import run_options
 from tvmerge.engine.devices import close_cards, open_cards
 from tvmerge.engine.gpudirect import VARIABLE
 from tvmerge.errors import DeviceError, StorageError
@@ -33,25 +36,35 @@ shim_only = pytest.mark.skipif(not SHIM, reason="NVIDIA's library fails when it 
 # Of bfloat16, beside a small one: so large that measuring's sample of it leaves most on the disk.
 LARGE = (576, 1024)
 LARGE_BYTES = 576 * 1024 * 2
+COPIED_BYTES = 400_000
 
 
 @pytest.fixture
 def cold(tmp_path: Path) -> Path:
     """Models that are in nobody's cache."""
-    generator = np.random.default_rng(5)
+    return cold_models(tmp_path, 5)
+
+
+def cold_models(folder: Path, seed: int) -> Path:
+    generator = np.random.default_rng(seed)
     for name in MODELS:
+        (folder / name / "model.safetensors").unlink(missing_ok=True)
         shapes = {"norm": (33,), "layers.0.w": LARGE}
-        held = {one: generator.standard_normal(shape) for one, shape in shapes.items()}
-        write_model(tmp_path / name, {n: v.astype(DTYPES["BF16"]) for n, v in held.items()})
+        held = {
+            one: generator.standard_normal(shape).astype(DTYPES["BF16"])
+            for one, shape in shapes.items()
+        }
+        copied = {"ids": np.arange(COPIED_BYTES // 8)}
+        write_model(folder / name, held | copied)
     for name in MODELS:
-        file = tmp_path / name / "model.safetensors"
+        file = folder / name / "model.safetensors"
         for _ in range(20):  # what is still in some processor's queue stays at first
-            forget(file)
-            if not PageCache(file).cached_bytes(0, LARGE_BYTES + 4096):
+            forget(file, flush=True)
+            if not PageCache(file).cached_bytes(0, file.stat().st_size):
                 break
         else:
             pytest.skip("this file system keeps its files in memory")
-    return tmp_path
+    return folder
 
 
 def direct_bytes(out: Path) -> int:
@@ -63,10 +76,45 @@ def direct_bytes(out: Path) -> int:
 def test_cold_files_are_read_by_the_card_and_come_out_alike(cold: Path, method: str) -> None:
     text = text_of(cold, method)
     found = merged(text, cold / "cuda", "cuda")
-    read = 2 if method == "slerp" else 4
-    assert direct_bytes(cold / "cuda") == read * LARGE_BYTES
     assert found == merged(text, cold / "cpu", "cpu")
     assert direct_bytes(cold / "cpu") == 0
+    read = direct_bytes(cold / "cuda")
+    if not SHIM and read == 0:
+        pytest.skip("NVIDIA's library takes no file of this file system")
+    assert read == (2 if method == "slerp" else 4) * LARGE_BYTES
+
+
+@pytest.mark.skipif(len(_core.cards()) < 2, reason="one card only")
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
+def test_two_cards_read_each_its_share(cold: Path, method: str) -> None:
+    text = text_of(cold, method)
+    found = merged(text, cold / "cuda", "cuda:0,1", threads=4)
+    # What one card has measured the other one may sum, and reads again.
+    assert direct_bytes(cold / "cuda") >= 4 * LARGE_BYTES
+    assert found == merged(text, cold / "cpu", "cpu")
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "della"])
+def test_what_the_processor_reads_leaves_the_cache_where_that_is_asked(
+    cold: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_options, "_available_bytes", lambda: 1)
+    text = text_of(cold, method)
+    found = merged(text, cold / "cuda", "cuda")
+    for name in MODELS:
+        # Left are the header and pages that two ranges share.
+        cache = PageCache(cold / name / "model.safetensors")
+        assert cache.cached_bytes(0, cache.size_bytes) <= 10 * 4096
+    assert found == merged(text, cold / "cpu", "cpu")
+
+
+def test_files_that_took_the_place_of_others_are_read_by_the_next_merge(cold: Path) -> None:
+    text = text_of(cold, "task_arithmetic")
+    before = merged(text, cold / "before", "cuda")
+    cold_models(cold, 6)
+    after = merged(text, cold / "after", "cuda")
+    assert direct_bytes(cold / "after") == 4 * LARGE_BYTES
+    assert before != after == merged(text, cold / "cpu", "cpu")
 
 
 def test_what_the_processor_ranks_it_reads(cold: Path) -> None:
@@ -74,6 +122,10 @@ def test_what_the_processor_ranks_it_reads(cold: Path) -> None:
     assert merged(text, cold / "cuda", "cuda") == merged(text, cold / "cpu", "cpu")
 
 
+@pytest.mark.skipif(
+    tuple(map(int, re.findall("[0-9]+", os.uname().release)[:2])) < (6, 5),
+    reason="this kernel does not tell what is cached",
+)
 def test_what_is_cached_comes_from_there(cold: Path) -> None:
     text = text_of(cold, "task_arithmetic")
     for file in cold.rglob("*.safetensors"):
@@ -83,12 +135,12 @@ def test_what_is_cached_comes_from_there(cold: Path) -> None:
 
 
 @shim_only
-@pytest.mark.parametrize("most", [211, 65536])
-def test_short_reads_are_gone_on_with(
-    cold: Path, most: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["short:211", "short:65536", "again:3"])
+def test_reads_that_stop_early_are_gone_on_with(
+    cold: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = text_of(cold, "ties")
-    monkeypatch.setenv("TVMERGE_SHIM_CUFILE", f"short:{most}")
+    monkeypatch.setenv("TVMERGE_SHIM_CUFILE", fault)
     assert merged(text, cold / "cuda", "cuda") == merged(text, cold / "cpu", "cpu")
     assert direct_bytes(cold / "cuda") == 4 * LARGE_BYTES
 
@@ -146,7 +198,7 @@ def test_library_that_does_not_start_is_an_error(
     ("library", "message"),
     [
         ("/nowhere/libcufile.so.0", "cannot open shared object file"),
-        ("libm.so.6", "undefined symbol: cuFileDriverOpen"),
+        (f"{ctypes.util.find_library('m')}", "undefined symbol: cuFileDriverOpen"),
         (__file__, "invalid ELF header|file too short"),
     ],
 )
@@ -155,9 +207,7 @@ def test_library_that_is_none_is_an_error(
 ) -> None:
     monkeypatch.setenv(VARIABLE, library)
     try:
-        with pytest.raises(
-            DeviceError, match=f"GPUDirect Storage: .*({message}).*Unset {VARIABLE}"
-        ):
+        with pytest.raises(DeviceError, match=f"GPUDirect Storage: .*({message})"):
             open_cards("cuda")
     finally:
         close_cards()

@@ -14,7 +14,9 @@ import pytest
 from cards import shim_build
 from support.checkpoints import write_model
 
-from tvmerge.engine.gpudirect import VARIABLE, asked_library, library
+from tvmerge.engine.devices import open_cards
+from tvmerge.engine.gpudirect import VARIABLE, asked_library, library, log_elsewhere
+from tvmerge.errors import ConfigError
 
 LOG = "CUFILE_LOGFILE_PATH"
 
@@ -73,11 +75,21 @@ def test_library_is_named_and_logs_where_it_disturbs_nobody(
     monkeypatch.setenv("TVMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(VARIABLE, "/opt/libcufile.so.0")
     assert asked_library() == "/opt/libcufile.so.0"
+    assert LOG not in os.environ
+    log_elsewhere()
     assert Path(os.environ[LOG]).parent == tmp_path / "cache"
     assert (tmp_path / "cache").is_dir()
     monkeypatch.setenv(LOG, "elsewhere.log")
-    asked_library()
+    log_elsewhere()
     assert os.environ[LOG] == "elsewhere.log"
+
+
+@pytest.mark.parametrize("answer", ["yes", "on", "2", "libcufile"])
+def test_what_is_no_library_is_refused(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, answer)
+    with pytest.raises(ConfigError, match=f"{VARIABLE}={answer}: expected 0, 1 or the path of"):
+        asked_library()
+    assert open_cards("cpu") == ()
 
 
 @pytest.mark.slow
@@ -86,7 +98,7 @@ def test_library_is_named_and_logs_where_it_disturbs_nobody(
     [
         ("", None),
         ("start:5003", "does not start: cuFile error 5003"),
-        ("refuse:1", "the files of this file system are not read so"),
+        ("refuse:1", "the library took none of these files"),
     ],
 )
 def test_bench_says_whether_it_is_worth_it(fault: str, problem: str | None, tmp_path: Path) -> None:

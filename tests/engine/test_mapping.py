@@ -56,7 +56,7 @@ def evict(models: Path) -> bool:
     where for cached files the clock decides. False where they stay."""
     files = [models / name / "model.safetensors" for name in MODELS]
     for path in files:
-        forget(path)
+        forget(path, flush=True)
     return not any(PageCache(path).cached_bytes(0, 2 * MIB) for path in files)
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 from support.checkpoints import read_model
 from support.method_models import merge, recipe
 
+from tvmerge.cli import cli
+from tvmerge.engine.matrices import check_matrices
 from tvmerge.engine.matrix_devices import VARIABLE, asked_device
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import ConfigError, DeviceError, MemoryLimitError
 from tvmerge.fleet import nodes
+from tvmerge.plans.plan import plan_checkpoint
 from tvmerge.receipts.parsing import read_receipt
+from tvmerge.recipe import build, parse_recipe
+from tvmerge.replay import replay
 from tvmerge.version import __version__
 
 torch = pytest.importorskip("torch")
@@ -38,6 +46,7 @@ def test_matrices_are_merged_where_it_was_asked(
     cards = Cards(monkeypatch, 2, 2**30)
     monkeypatch.setenv(VARIABLE, device)
     there = merge(text, tmp_path / "there", RunOptions(threads=4))
+    assert cards.together == []
     for name, tensor in here.items():
         assert tensor.tobytes() == there[name].tobytes(), name
     numbers = {"cuda": {"cuda:0"}}.get(device, {"cuda:0", "cuda:1"})
@@ -46,7 +55,34 @@ def test_matrices_are_merged_where_it_was_asked(
     assert cards.fetched == matrices
     assert len(cards.sent) == matrices * (4 if method == "ethos" else 3)
     receipt = read_receipt(tmp_path / "there")
-    assert receipt.run["torch"] == f"{torch.__version__} on {device}"
+    assert receipt.run["torch"] == f"{torch.__version__} on cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no card")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_card_comes_to_what_the_processor_does(
+    folder: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = (
+        {"c": {"auxiliary": True}, "a": {}, "b": {}} if method == "ethos" else {"a": {}, "b": {}}
+    )
+    text = recipe(folder, method, models, **METHODS[method])
+    here = merge(text, tmp_path / "here")
+    monkeypatch.setenv(VARIABLE, "cuda")
+    there = merge(text, tmp_path / "there")
+    for name, tensor in here.items():
+        assert np.allclose(tensor, there[name], rtol=1e-6, atol=1e-6), name
+
+
+def test_what_torch_keeps_of_one_batch_is_free_for_the_next(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = Cards(monkeypatch, 1, 2**26)
+    monkeypatch.setenv(VARIABLE, "cuda")
+    text = recipe(folder, "tsv", {m: {} for m in "abc"})
+    merge(text, tmp_path / "out", RunOptions(threads=2, batch_bytes=100_000))
+    assert cards.fetched == 2
 
 
 def test_tensor_of_a_card_refuses_those_of_the_processor_and_of_other_cards(
@@ -70,13 +106,27 @@ def test_device_that_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked_device() == "cpu"
 
 
-@pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:all", 0), ("cuda:0,2", 2)])
+@pytest.mark.parametrize(
+    ("device", "count", "built", "why"),
+    [
+        ("cuda", 0, None, r"torch \S+ is a build without CUDA"),
+        ("cuda:all", 0, "13.0", r"torch \S+ sees no card. Look at its driver"),
+        ("cuda:0,2", 2, "13.0", "torch sees no card 2, but 2, from 0 on"),
+    ],
+)
 def test_card_that_torch_does_not_see_is_an_error_before_anything_is_made(
-    folder: Path, tmp_path: Path, device: str, count: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    device: str,
+    count: int,
+    built: str | None,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Cards(monkeypatch, count, 2**30)
+    monkeypatch.setattr(torch.version, "cuda", built)
     monkeypatch.setenv(VARIABLE, device)
-    with pytest.raises(DeviceError, match=rf"{VARIABLE}={device}: torch .* sees {count} cards"):
+    with pytest.raises(DeviceError, match=f"{VARIABLE}={device}: {why}.*, or set it to cpu"):
         merge(recipe(folder, "tsv", {m: {} for m in "ab"}), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
@@ -93,19 +143,60 @@ def test_card_without_room_for_a_matrix_is_an_error(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_card_that_runs_out_of_memory_is_an_error(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failure", "error", "message"),
+    [
+        (torch.OutOfMemoryError("full"), MemoryLimitError, "cuda:0 has no memory left: full"),
+        (RuntimeError("CUDA error: an illegal"), DeviceError, "cuda:0: CUDA error: an illegal"),
+    ],
+)
+def test_card_that_fails_is_an_error(
+    folder: Path,
+    tmp_path: Path,
+    failure: Exception,
+    error: type[Exception],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     Cards(monkeypatch, 1, 2**30)
     monkeypatch.setenv(VARIABLE, "cuda")
 
-    def full(*_args: Any, **_kwargs: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def fail(*_args: Any, **_kwargs: Any) -> Any:
+        raise failure
 
-    monkeypatch.setattr(torch.linalg, "svd", full)
-    with pytest.raises(MemoryLimitError, match=r"layers.*w: cuda:0 has no memory left for tsv"):
+    monkeypatch.setattr(torch.linalg, "svd", fail)
+    with pytest.raises(error, match=rf"layers\.\d\.w: {message}.*Set {VARIABLE} to cpu"):
         merge(recipe(folder, "tsv", {m: {} for m in "abc"}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_replay_by_another_torch_says_so(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.yaml").write_text(recipe(folder, "tsv", {m: {} for m in "abc"}))
+    command = ["merge", f"{tmp_path}/r.yaml", f"{tmp_path}/out"]
+    assert CliRunner().invoke(cli, command).exit_code == 0
+    receipt = read_receipt(tmp_path / "out")
+    files = tuple(replace(one, digest="blake2b:" + "0" * 32) for one in receipt.files)
+    other = replace(receipt, files=files)
+    (fault,) = replay(other)
+    assert fault.what == "comes out otherwise when it is made again"
+    Cards(monkeypatch, 1, 2**30)
+    monkeypatch.setenv(VARIABLE, "cuda")
+    (fault,) = replay(other)
+    now = f"now by torch {torch.__version__} on cuda"
+    assert f"(by torch {torch.__version__}, {now}: last bits may be others)" in fault.what
+
+
+def test_cluster_gives_no_cards_to_matrices_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "cuda")
+    model = build(parse_recipe(Path("r"), recipe(folder, "tsv", {"a": {}, "b": {}}).encode()))
+    plan = plan_checkpoint([model.weighting], model.donor)
+    with pytest.raises(ConfigError, match=r"Ray hides a node's GPUs .* Add --device cuda"):
+        check_matrices(plan.jobs, RunOptions(ray_address="auto"))
+    check_matrices(plan.jobs, RunOptions(ray_address="auto", device="cuda"))
 
 
 def test_what_has_no_matrix_does_not_look_at_cards(

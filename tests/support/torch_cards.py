@@ -6,6 +6,7 @@ behind or made on the wrong side; what a card's own linear algebra gives does no
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,12 +52,19 @@ class Cards:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int, free_bytes: int) -> None:
         self.sent: list[str] = []
         self.fetched = 0
+        self.together: list[str] = []  # cards that had a matrix of one thread, and got another's
+        self._busy: dict[str, int] = {}
+        self._free = free_bytes
+        self._kept = 0  # as torch keeps what it has freed, until it is told
         to, cpu = torch.Tensor.to, torch.Tensor.cpu
 
         def sent(tensor: torch.Tensor, device: Any, *rest: Any) -> torch.Tensor:
             if not isinstance(device, torch.device) or device.type == "cpu":
                 return to(tensor, device, *rest)
-            self.sent.append(str(device))
+            card, thread = str(device), threading.get_ident()
+            self.sent.append(card)
+            if self._busy.setdefault(card, thread) != thread:
+                self.together.append(card)
             made = tensor.clone().as_subclass(OnCard)
             made.here = device
             return made
@@ -64,10 +72,18 @@ class Cards:
         def fetched(tensor: torch.Tensor) -> torch.Tensor:
             if isinstance(tensor, OnCard):
                 self.fetched += 1
+                self._kept = self._free
+                self._busy.pop(str(tensor.here), None)
                 return tensor.as_subclass(torch.Tensor)
             return cpu(tensor)
 
         monkeypatch.setattr(torch.Tensor, "to", sent)
         monkeypatch.setattr(torch.Tensor, "cpu", fetched)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free_bytes, 2**40))
+        monkeypatch.setattr(torch.cuda, "empty_cache", self._give_back)
+        monkeypatch.setattr(
+            torch.cuda, "mem_get_info", lambda _device: (self._free - self._kept, 2**40)
+        )
+
+    def _give_back(self) -> None:
+        self._kept = 0

@@ -174,7 +174,7 @@ def test_probe_leaves_the_page_cache_as_it_was(tmp_path: Path) -> None:
         write_random_model(tmp_path / name, 1e7, tuned=number)
     files = list(tmp_path.rglob("*.safetensors"))
     for path in files:
-        forget(path)
+        forget(path, flush=True)
     plan = planned(Checkpoint(tmp_path / "base"), Checkpoint(tmp_path / "tuned"))
     if any(PageCache(path).cached_bytes(MIB, MIB) for path in files):
         pytest.skip("this file system keeps its files in memory")

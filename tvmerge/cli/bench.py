@@ -140,7 +140,7 @@ def _direct(results: Results, problem: str | None) -> dict[str, Any] | None:
     if problem is None:
         return None
     if not problem and results.direct_ratio is None:
-        problem = "the files of this file system are not read so"
+        problem = "GPUDirect Storage: the library took none of these files"
     return {"problem": problem or None, "ratio": results.direct_ratio}
 
 
@@ -208,13 +208,13 @@ def _print(found: dict[str, Any]) -> None:
         f"{found['share_of_floor']:.0%} of the speed of the {FLOOR}"
     )
     if found["gpudirect"]:
-        click.echo(f"GPUDirect Storage: {_verdict(**found['gpudirect'])}")
+        click.echo(_verdict(**found["gpudirect"]))
 
 
 def _verdict(problem: str | None, ratio: float | None) -> str:
     if ratio is None:
-        return f"not used. {problem}"
-    found = f"{DIRECT} takes {ratio:.2f} of the time of {COLD}"
+        return str(problem)
+    found = f"GPUDirect Storage: {DIRECT} takes {ratio:.2f} of the time of {COLD}"
     if ratio < _WORTH_IT:
         return f"{found}. Set TVMERGE_GPUDIRECT=1 on this machine"
     return f"{found}. Leave it off"

@@ -108,7 +108,8 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
         callback=_device,
         metavar="DEVICE",
         help="What computes: cpu, or NVIDIA cards: cuda, cuda:1, cuda:0,1, cuda:all. The bytes are "
-        "the same. `tvmerge devices` lists the cards.",
+        "the same. `tvmerge devices` lists the cards. Methods of whole matrices (tsv, ...) are "
+        "torch's, which TVMERGE_MATRIX_DEVICE gives cards.",
     )
     @click.option(
         "--memory-device",

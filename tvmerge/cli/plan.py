@@ -19,7 +19,9 @@ from tvmerge.cli.options import RunFlags, dtype_option, lenient_option, run_opti
 from tvmerge.cli.plan_stages import StageNeeds, print_stages, stage_needs
 from tvmerge.cli.plan_tensors import print_tensors, tensor_dict
 from tvmerge.cli.printing import coefficient, passes, print_json, size
+from tvmerge.engine.devices import CPU
 from tvmerge.engine.matrices import check_matrices
+from tvmerge.engine.matrix_devices import asked_device
 from tvmerge.engine.run_options import RunOptions, Workspace
 from tvmerge.errors import OutputError
 from tvmerge.files.dtype import TORCH_NAMES
@@ -238,7 +240,8 @@ def _print(config: str, out: str | None, planned: _Found) -> None:
     click.echo(f"  tensors  {found['combined']} combined{copied}")
     if found["matrices"]:
         cost = f"{found['matrix_operations']:.2g} operations, {size(found['matrix_bytes'])} each"
-        click.echo(f"  matrices {found['matrices']} of these by torch: {cost} at most")
+        place = "" if asked_device() == CPU else f" on {asked_device()}"
+        click.echo(f"  matrices {found['matrices']} of these by torch{place}: {cost} at most")
     names = (f"{TORCH_NAMES.get(code, code)} ({n})" for code, n in found["dtypes"].items())
     click.echo(f"  dtypes   {', '.join(names)}")
     free = size(found["disk_free_bytes"])

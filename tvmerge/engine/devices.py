@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
 from tvmerge import _core
-from tvmerge.engine.gpudirect import asked_library, library
+from tvmerge.engine.gpudirect import asked_library, library, log_elsewhere
 from tvmerge.errors import ConfigError, DeviceError
 
 CPU = "cpu"
@@ -96,16 +96,21 @@ def open_cards(device: str, memory_mib: int | None = None) -> tuple[_core.Card, 
     what is no device, DeviceError where a card is not there or cannot be used, MemoryLimitError
     where it has no memory left.
     """
-    return _open_all(device, memory_mib, asked_library())
+    return _open_all(device, memory_mib, asked_library)
 
 
-def _open_all(device: str, memory_mib: int | None, cufile: str) -> tuple[_core.Card, ...]:
+def _open_all(
+    device: str, memory_mib: int | None, find_library: Callable[[], str]
+) -> tuple[_core.Card, ...]:
     global _opened
     if memory_mib is not None and memory_mib < 1:
         raise ConfigError(f"device memory {memory_mib} MiB: expected at least 1")
     wanted = parse_device(device)
     if not wanted:
         return ()
+    cufile = find_library()
+    if cufile:
+        log_elsewhere()
     with _opening:
         # A fork has its parent's cards in name only. With another limit the old ones go first.
         asked = (os.getpid(), memory_mib, cufile)
@@ -128,7 +133,7 @@ def gpudirect_problem(device: str, memory_mib: int | None = None) -> str:
     """
     open_cards(device, memory_mib)
     try:
-        _open_all(device, memory_mib, library())
+        _open_all(device, memory_mib, library)
     except DeviceError as error:
         return str(error)
     return ""

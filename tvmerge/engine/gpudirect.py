@@ -13,7 +13,7 @@ import os
 from contextlib import suppress
 from importlib import metadata
 
-from tvmerge.errors import storage_errors
+from tvmerge.errors import ConfigError, storage_errors
 from tvmerge.files.kept import place
 
 VARIABLE = "TVMERGE_GPUDIRECT"
@@ -30,11 +30,18 @@ def library() -> str:
 
 
 def asked_library() -> str:
-    """The library that cards are to read by; empty: they do not."""
+    """The library that cards are to read by; empty: they do not.
+
+    Raises ConfigError for what is no answer.
+    """
     asked = os.environ.get(VARIABLE, OFF)
     if asked in ("", OFF):
         return ""
-    return usable_library() if asked == ON else _logging_elsewhere(asked)
+    if asked == ON:
+        return usable_library()
+    if "/" not in asked and ".so" not in asked:
+        raise ConfigError(f"{VARIABLE}={asked}: expected 0, 1 or the path of {_LIBRARY}")
+    return asked
 
 
 def usable_library() -> str:
@@ -43,15 +50,14 @@ def usable_library() -> str:
         with suppress(metadata.PackageNotFoundError):
             for file in metadata.files(package) or []:
                 if file.name == _LIBRARY:
-                    return _logging_elsewhere(os.fspath(file.locate()))
-    return _logging_elsewhere(_LIBRARY)
+                    return os.fspath(file.locate())
+    return _LIBRARY
 
 
-def _logging_elsewhere(library: str) -> str:
-    """The library, which would write cufile.log into whatever the current folder is."""
+def log_elsewhere() -> None:
+    """Keep the library from writing cufile.log into whatever the current folder is."""
     if _LOG_VARIABLE not in os.environ:
         folder = place().parent
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         os.environ[_LOG_VARIABLE] = os.fspath(folder / "cufile.log")
-    return library

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tvmerge.engine.decisions import Matrix
 from tvmerge.engine.devices import CPU
 from tvmerge.engine.jobs import Combine, Job, Range, Result
-from tvmerge.engine.matrix_devices import asked_device
+from tvmerge.engine.matrix_devices import CARDS, VARIABLE, asked_device
 from tvmerge.engine.measuring import Engine
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import ConfigError, storage_errors
@@ -94,19 +94,24 @@ def torch_version(jobs: Iterable[Job]) -> str | None:
     Raises ConfigError without torch.
     """
     wanted = matrices_of(jobs)
-    if not wanted:
-        return None
+    return torch_here(wanted[0][1].method) if wanted else None
+
+
+def torch_here(method: str) -> str:
+    """The torch that is installed, and where it merges matrices if not on the processor.
+
+    Raises ConfigError where there is none, since `method` needs it.
+    """
     from importlib import metadata  # by those alone who merge matrices
 
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError as error:
         raise ConfigError(
-            f"{wanted[0][1].method} needs torch, which is not installed: "
-            "pip install 'tvmerge[torch]'"
+            f"{method} needs torch, which is not installed: pip install 'tvmerge[torch]'"
         ) from error
-    device = asked_device()
-    return version if device == CPU else f"{version} on {device}"
+    # Which of its cards a machine has used decides no bit.
+    return version if asked_device() == CPU else f"{version} on {CARDS}"
 
 
 def check_matrices(jobs: Iterable[Job], options: RunOptions) -> None:
@@ -114,10 +119,17 @@ def check_matrices(jobs: Iterable[Job], options: RunOptions) -> None:
     DeviceError for no card.
     """
     wanted = matrices_of(parts_of(jobs))
-    if torch_version(job for job, _ in wanted) is not None:
+    if torch_version(job for job, _ in wanted) is None:
+        return
+    if options.ray_address is None:  # else the nodes look at their own memory and cards
         from tvmerge.engine.matrix_merging import at_once
 
         at_once(wanted, options.workspace())
+    elif asked_device() != CPU and options.device == CPU:
+        raise ConfigError(
+            f"{VARIABLE}={asked_device()}: Ray hides a node's GPUs from who asks for none. Add "
+            "--device cuda, or set it to cpu"
+        )
 
 
 def estimate_matrices(jobs: Iterable[Job], options: RunOptions) -> float:

@@ -14,6 +14,7 @@ from tvmerge.engine.devices import CPU, parse_device
 from tvmerge.errors import ConfigError
 
 VARIABLE = "TVMERGE_MATRIX_DEVICE"
+CARDS = "cuda"  # whichever of them
 
 
 def asked_device() -> str:

@@ -1,8 +1,8 @@
 """Merges deltas as whole matrices by torch, matrix by matrix. Loaded when there is one: by torch.
 
 One thread of torch computes a matrix, and as many are computed at once as there are threads and
-room: so the number of threads changes no bit. Where cards compute (matrix_cards.py), a thread
-reads and sends what its card merges, and fetches what comes of it.
+room: so the number of threads changes no bit. A card (matrix_cards.py) merges one
+at a time, while another thread reads what comes next.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from time import monotonic
 
 import torch
 
-from tvmerge.engine import matrix_cards
 from tvmerge.engine.decisions import Matrix
 from tvmerge.engine.jobs import ZERO, Combine, Result
-from tvmerge.engine.matrix_cards import find_devices
+from tvmerge.engine.matrix_cards import Place, find_places
 from tvmerge.engine.measuring import Engine
 from tvmerge.engine.run_options import Workspace
 from tvmerge.errors import FormatError, MemoryLimitError
@@ -27,7 +26,9 @@ from tvmerge.errors import FormatError, MemoryLimitError
 _DTYPE = "F64"  # of deltas
 _MIB = 1024 * 1024
 _M_MMAP_THRESHOLD = -3  # malloc.h
-_SAMPLED_OPERATIONS = 4e9  # some tenths of a second
+_SAMPLED_OPERATIONS, _SAMPLED_ON_CARD = 4e9, 1e11  # some tenths of a second, or less
+# One is read from the files while another is merged.
+_EACH_CARD = 2
 Wanted = tuple[Combine, Matrix]
 
 
@@ -37,6 +38,9 @@ def at_once(wanted: Sequence[Wanted], workspace: Workspace) -> int:
     Raises DeviceError where a card is to compute that is not there.
     """
     job, most = max(wanted, key=lambda one: one[1].held_bytes)
+    places = find_places()
+    for place in places:  # first: the process holds more then
+        place.refuse_full(most.held_bytes, most.method)
     _give_back_freed()
     room = workspace.room_bytes
     if most.held_bytes > room and workspace.memory_mib is not None:
@@ -48,9 +52,8 @@ def at_once(wanted: Sequence[Wanted], workspace: Workspace) -> int:
             f"models) and {max(0, room) // _MIB} MiB are left for it. Give at least "
             f"{workspace.memory_mib + lacking} MiB"
         )
-    on_cards = matrix_cards.at_once(find_devices(), most.held_bytes, most.method)
-    most_at_once = workspace.threads if on_cards is None else on_cards
-    return max(1, min(most_at_once, room // most.held_bytes, len(wanted)))
+    wished = _EACH_CARD * len(places) if places[0].is_card else workspace.threads
+    return max(1, min(wished, workspace.threads, room // most.held_bytes, len(wanted)))
 
 
 def _give_back_freed() -> None:
@@ -64,27 +67,29 @@ def _give_back_freed() -> None:
 def estimate_seconds(wanted: Sequence[Wanted], workspace: Workspace) -> float:
     """By the time that small random matrices take, as many at once as in the merge."""
     count = at_once(wanted, workspace)
+    places = find_places()
     largest = max((matrix for _, matrix in wanted), key=lambda matrix: matrix.operations)
-    share = min(1.0, (_SAMPLED_OPERATIONS / largest.operations) ** (1 / 3))
+    sampled = _SAMPLED_ON_CARD if places[0].is_card else _SAMPLED_OPERATIONS
+    share = min(1.0, (sampled / largest.operations) ** (1 / 3))
     rows, columns = (min(side, max(largest.models, int(share * side))) for side in largest.shape)
     small = replace(largest, shape=(rows, columns))
-    places = _places(count)
+    parts = _sample(small)
     with _threads(count) as pool:
         for _ in range(2):  # the first time libraries are loaded
             started = monotonic()
-            list(pool.map(_sample, [small] * count, places))
+            sent = [
+                pool.submit(places[number % len(places)].merged, small, parts, "sample")
+                for number in range(count)
+            ]
+            for one in sent:
+                one.result()
             seconds = monotonic() - started
     whole = sum(matrix.operations for _, matrix in wanted)
     return seconds * whole / small.operations / count
 
 
-def _places(count: int) -> list[torch.device]:
-    """Where so many matrices are computed at once."""
-    devices = find_devices()
-    return [devices[number % len(devices)] for number in range(count)]
-
-
-def _sample(matrix: Matrix, device: torch.device) -> None:
+def _sample(matrix: Matrix) -> list[torch.Tensor]:
+    """What `merged` might be given."""
     generator = torch.Generator().manual_seed(0)
     wanted = len(matrix.deltas) + matrix.sees_base
     parts = [
@@ -92,7 +97,7 @@ def _sample(matrix: Matrix, device: torch.device) -> None:
     ]
     # Sound statistics for every method.
     one = torch.eye(*matrix.statistic_shape, dtype=torch.float64)
-    _computed(matrix, [*parts, *[one] * len(matrix.statistics)], device)
+    return [*parts, *[one] * len(matrix.statistics)]
 
 
 def merged_bytes(wanted: Sequence[Wanted], engine: Engine) -> Iterator[tuple[Wanted, memoryview]]:
@@ -101,22 +106,21 @@ def merged_bytes(wanted: Sequence[Wanted], engine: Engine) -> Iterator[tuple[Wan
     The bytes hold until the next ones are asked for.
     """
     count = at_once(wanted, engine.workspace)
-    free = _places(count)
-    running: dict[Future[torch.Tensor], tuple[Wanted, torch.device]] = {}
+    places = find_places()
+    running: dict[Future[torch.Tensor], Wanted] = {}
 
     def finished(least: int) -> Iterator[tuple[Wanted, memoryview]]:
         while len(running) > least:
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                one, device = running.pop(done)
-                free.append(device)
+                one = running.pop(done)
                 yield one, _bytes_of(done.result())
                 engine.tell_more(one[0].bytes_measured)
 
     with _threads(count) as pool:
-        for job, matrix in wanted:
+        for number, (job, matrix) in enumerate(wanted):
             yield from finished(count - 1)
-            device = free.pop()
-            running[pool.submit(_merge, job, matrix, engine, device)] = (job, matrix), device
+            place = places[number % len(places)]
+            running[pool.submit(_merge, job, matrix, engine, place)] = job, matrix
         yield from finished(0)
 
 
@@ -133,22 +137,15 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(before)
 
 
-def _merge(job: Combine, matrix: Matrix, engine: Engine, device: torch.device) -> torch.Tensor:
+def _merge(job: Combine, matrix: Matrix, engine: Engine, place: Place) -> torch.Tensor:
     lying = _parts(job, matrix, engine)
     parts = [one.T for one in lying] if matrix.turned else lying
     try:
-        merged = _computed(matrix, [*parts, *_statistics(job, matrix, engine)], device)
+        whole = [*parts, *_statistics(job, matrix, engine)]
+        merged = place.merged(matrix, whole, job.tensor)
     except FormatError as error:
         raise FormatError(f"{job.tensor}: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise MemoryLimitError(
-            f"{job.tensor}: {device} has no memory left for {matrix.method}: {error}"
-        ) from error
     return (merged.T if matrix.turned else merged).contiguous()
-
-
-def _computed(matrix: Matrix, parts: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    return matrix.merged([one.to(device) for one in parts]).cpu()
 
 
 def _parts(job: Combine, matrix: Matrix, engine: Engine) -> list[torch.Tensor]:

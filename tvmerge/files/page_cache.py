@@ -44,14 +44,17 @@ class PageCache:
         return size_bytes * pages // (last + 1 - first)
 
 
-def forget(path: str | os.PathLike[str], begin: int = 0, end: int = 0) -> None:
-    """Drop a range of a file from the page cache, as far as the kernel does so; 0, 0: all of it.
+def forget(
+    path: str | os.PathLike[str], begin: int = 0, end: int = 0, *, flush: bool = False
+) -> None:
+    """Drop a range of a file from the page cache; 0, 0: all of it.
 
-    What has not been written yet is written first.
+    What has not been written yet stays, unless it is `flush`ed.
     """
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(file)
+        if flush:
+            os.fsync(file)
         os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(file)

@@ -92,7 +92,7 @@ def read_header(path: Path) -> Header:
     reading fails.
     """
     try:
-        with open_regular_file(path) as file:
+        with open_regular_file(path, whole=False) as file:
             size = file.seek(0, 2)
             file.seek(0)
             head = read_exactly(file, _LENGTH_BYTES)

@@ -22,8 +22,10 @@ _MOST_DIGITS = 19
 _SEPARATORS = (b",", b":", b"[", b"{")
 
 
-def open_regular_file(path: Path) -> BinaryIO:
+def open_regular_file(path: Path, *, whole: bool = True) -> BinaryIO:
     """Open a file for reading, unbuffered; never waits for the other end of a pipe.
+
+    Of one that is not to be read as a `whole` the kernel reads what is asked for and no more.
 
     Raises FormatError for a device, pipe or socket, OSError where the system refuses.
     """
@@ -35,6 +37,8 @@ def open_regular_file(path: Path) -> BinaryIO:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not stat.S_ISREG(mode):
             raise FormatError(f"{path}: is a device or a pipe, expected a regular file. Remove it")
+        if not whole:  # else megabytes behind a header come with it
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
         return os.fdopen(descriptor, "rb", buffering=0)
     except BaseException:
         os.close(descriptor)

@@ -44,7 +44,7 @@ def _read(path: Path, ranges: Iterable[tuple[int, int]]) -> bytes:
     """The bytes of some ranges of a file, one after the other; fewer where it ends."""
     pieces = []
     try:
-        with open_regular_file(path) as file:
+        with open_regular_file(path, whole=False) as file:
             for begin, end in ranges:
                 if begin < end:
                     file.seek(begin)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tvmerge.engine.devices import ALL, parse_device
+from tvmerge.engine.devices import ALL, CPU, parse_device
 from tvmerge.engine.matrix_devices import VARIABLE, asked_device
 from tvmerge.errors import ConfigError, DeviceError, StorageError, TVMergeError
 from tvmerge.fleet.ray_session import connect
@@ -125,17 +125,17 @@ def refuse_missing_gpus(nodes: Iterable[Node], device: str) -> None:
 
 def refuse_versions(nodes: Iterable[Node]) -> None:
     """Raise ConfigError for the first node that would make other bytes than this machine."""
-    for node, found in _answers(nodes, _maker):
-        version, device = (found, asked_device()) if isinstance(found, Exception) else found
+    here = asked_device()
+    for node, found in _answers(nodes, _version):
+        version, device = (found, here) if isinstance(found, Exception) else found
         if version != __version__:
             raise ConfigError(
                 f"{node}: expected tvmerge {__version__}, found {version}. Install the same "
                 "tvmerge for the same Python on every machine"
             )
-        if device != asked_device():
+        if device != here:
             raise ConfigError(
-                f"{node}: expected {VARIABLE}={asked_device()}, found {device}. Set it alike on "
-                "every machine"
+                f"{node}: expected {VARIABLE}={here}, found {device}. Set it alike on every machine"
             )
 
 
@@ -191,9 +191,9 @@ def _shown(view: View) -> str:
     return f"{size_bytes:,} bytes, changed {changed}.{changed_ns % 10**9:09d} UTC"
 
 
-def _maker() -> tuple[str, str]:
+def _version() -> tuple[str, str]:
     """What decides the bytes of a batch beside the batch."""
-    return __version__, asked_device()
+    return __version__, os.environ.get(VARIABLE) or CPU
 
 
 def _reach(address: str) -> None:

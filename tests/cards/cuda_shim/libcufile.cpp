@@ -5,6 +5,7 @@
 //     short:N   N bytes at most are read at once
 //     error:N   every read ends with -N (-1: EIO)
 //     end:0     no read finds anything
+//     again:N   every Nth read is interrupted
 #include <fcntl.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -33,8 +34,8 @@ void complain(const char* what) {
   std::abort();
 }
 
-std::atomic<bool> started{false};
-std::atomic<long> files{0};
+std::atomic<bool> started{false}, strict{false};
+std::atomic<long> files{0}, reads{0};
 
 constexpr off_t kBlock = 4096;
 
@@ -70,7 +71,14 @@ struct CUfileDescr {
   const void* fs_ops;
 };
 
+CUfileError cuFileSetParameterBool(int parameter, bool value) {
+  if (started) return {5026, 0};
+  strict = parameter == 1 && !value;  // allow_compat_mode
+  return {0, 0};
+}
+
 CUfileError cuFileDriverOpen() {
+  if (!strict) complain("files may be read by way of the processor");
   if (const long error = asked("start"); error >= 0)
     return {static_cast<int>(error), 100};
   started = true;
@@ -99,6 +107,10 @@ ssize_t cuFileRead(void* handle, void* allocation, std::size_t size, off_t offse
     return -1;
   } else if (error > 1) {
     return -error;
+  }
+  if (const long every = asked("again"); every > 0 && ++reads % every == 0) {
+    errno = EINTR;
+    return -1;
   }
   if (const long most = asked("short"); most > 0)
     size = std::min<std::size_t>(size, most);
