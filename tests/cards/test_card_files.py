@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ COPIED_BYTES = 400_000
 
 
 @pytest.fixture
-def cold(tmp_path: Path) -> Path:
-    """Models that are in nobody's cache."""
-    return cold_models(tmp_path, 5)
+def cold(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Models that are in nobody's cache, of which no test before has left anything on a card."""
+    return cold_models(tmp_path, zlib.crc32(request.node.name.encode()))
 
 
 def cold_models(folder: Path, seed: int) -> Path:

@@ -19,10 +19,11 @@ mkdir -p build
 tests=(tests/merging/test_{merge,merge_faults,batches,receipt,verify}.py
        tests/algebra/test_{sweep,compare}.py
        tests/engine/test_{numbers,rounding,same_bytes,mapping,digests,bfloat16_alone,select,consensus,row_draw,divergence}.py
-       tests/methods/test_{lines,methods}.py tests/cards/test_cards.py)
+       tests/methods/test_{lines,methods}.py tests/cards/test_{cards,card_files}.py)
 # A sanitizer takes memory of its own, so that limits on memory say nothing; torch has its own races;
 # and what only parses is slow without showing anything.
 skipped="in_160_mib or fewer_threads or transformers or cut_receipt or flipped_bit"
+direct=$(PYTHONPATH=tests "$bin/python" -c "from cards import shim_build; print(shim_build.cufile())")
 library=libasan.so
 # ThreadSanitizer wants its addresses where a randomised layout may put others.
 [ "$preset" = tsan ] && library=libtsan.so && start=(setarch "$(uname -m)" -R) || start=()
@@ -44,6 +45,7 @@ for test in "${@:-${tests[@]}}"; do # each in a process of its own, which holds 
   chosen="not ($skipped)"
   # Fibers under a sanitizer are slow: a few of these.
   [[ $test == */test_cards.py ]] && chosen="processor and BF16 and (ties or sce or slerp)"
+  [[ $test == */test_card_files.py ]] && export TVMERGE_GPUDIRECT="$direct"
   "${start[@]}" "$bin/python" -m pytest -q --capture=sys -k "$chosen" "$test" ||
     status=$?
 done
