@@ -75,8 +75,8 @@ std::uint64_t Flight::bring(const Reader& reader, const std::vector<std::string>
 void Flight::load(const Reader& reader, const std::vector<Source>& sources,
                   std::uint64_t start, std::uint64_t count, bool fresh) {
   here.clear();
-  std::uint64_t used = 0,
-                sent = 0;  // of the block: looked after, and on its way or there
+  // Of the block: what has been looked after, and of that what is on its way or there.
+  std::uint64_t used = 0, sent = 0;
   const auto send = [&] {
     if (used != sent) stream->copy_in(block + sent, read + sent, used - sent);
   };

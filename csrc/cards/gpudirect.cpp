@@ -22,6 +22,7 @@ constexpr int kDriverIsOpen = 5026;  // CU_FILE_DRIVER_ALREADY_OPEN
 constexpr int kDescriptor = 1;       // CU_FILE_HANDLE_TYPE_OPAQUE_FD
 constexpr int kByProcessor = 1;      // CUFILE_PARAM_PROPERTIES_ALLOW_COMPAT_MODE
 constexpr auto kAdvice = ". Unset TVMERGE_GPUDIRECT: files are then read as ever";
+constexpr auto kInstall = ". pip install 'tvmerge[gpudirect]' has one that will do";
 
 // As cufile.h declares them (CUfileError_t, CUfileDescr_t).
 struct Status {
@@ -55,13 +56,12 @@ namespace {
 template <typename Function>
 void find(void* library, const char* name, Function*& function) {
   function = reinterpret_cast<Function*>(::dlsym(library, name));
-  if (function == nullptr) fail_to_load(::dlerror());
+  if (function == nullptr) fail_to_load(::dlerror() + std::string(kInstall));
 }
 
 CuFile loaded(const std::string& path) {
   void* const library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr)
-    fail_to_load(::dlerror() + std::string(": pip install 'tvmerge[gpudirect]'"));
+  if (library == nullptr) fail_to_load(::dlerror() + std::string(kInstall));
   CuFile found{};
   find(library, "cuFileDriverOpen", found.start);
   find(library, "cuFileHandleRegister", found.take);

@@ -7,9 +7,8 @@ namespace tvmerge {
 
 std::string cuda_problem() {
   return "this tvmerge was built without CUDA. Where nvcc 12.1 or later is on the PATH, "
-         "build "
-         "it again: pip install --force-reinstall --no-deps "
-         "--config-settings=cmake.define.TVMERGE_CUDA=ON . (it says what is missing)";
+         "build it again, and see what is missing if that stops: pip install "
+         "--force-reinstall --no-deps --config-settings=cmake.define.TVMERGE_CUDA=ON .";
 }
 
 std::vector<CardInfo> cards() { return {}; }
