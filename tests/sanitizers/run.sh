@@ -46,6 +46,8 @@ for test in "${@:-${tests[@]}}"; do # each in a process of its own, which holds 
   # Fibers under a sanitizer are slow: a few of these.
   [[ $test == */test_cards.py ]] && chosen="processor and BF16 and (ties or sce or slerp)"
   [[ $test == */test_card_files.py ]] && export TVMERGE_GPUDIRECT="$direct"
+  # ThreadSanitizer's runtime ends with SIGSEGV when a process has had too many fibers.
+  [[ $preset == tsan && $test == */test_card_files.py ]] && chosen="early or not_taken"
   "${start[@]}" "$bin/python" -m pytest -q --capture=sys -k "$chosen" "$test" ||
     status=$?
 done
