@@ -17,10 +17,9 @@ namespace {
 
 // Of less the call costs more than the copy that it saves.
 constexpr std::uint64_t kLeastBytes = std::uint64_t{64} * 1024;
-constexpr int kNoDriver = 5001;      // CU_FILE_DRIVER_NOT_INITIALIZED
-constexpr int kDriverIsOpen = 5026;  // CU_FILE_DRIVER_ALREADY_OPEN
-constexpr int kDescriptor = 1;       // CU_FILE_HANDLE_TYPE_OPAQUE_FD
-constexpr int kByProcessor = 1;      // CUFILE_PARAM_PROPERTIES_ALLOW_COMPAT_MODE
+constexpr int kNoDriver = 5001;  // CU_FILE_DRIVER_NOT_INITIALIZED
+constexpr int kDescriptor = 1;   // CU_FILE_HANDLE_TYPE_OPAQUE_FD
+constexpr int kByProcessor = 1;  // CUFILE_PARAM_PROPERTIES_ALLOW_COMPAT_MODE
 constexpr auto kAdvice = ". Unset TVMERGE_GPUDIRECT: files are then read as ever";
 constexpr auto kInstall = ". pip install 'tvmerge[gpudirect]' has one that will do";
 
@@ -69,9 +68,13 @@ CuFile loaded(const std::string& path) {
   find(library, "cuFileRead", found.read);
   Status (*set)(int parameter, bool value) = nullptr;
   find(library, "cuFileSetParameterBool", set);
-  set(kByProcessor, false);
+  if (set(kByProcessor, false).error != 0) {
+    fail_to_load(path +
+                 " is in use already, by another part of this process: it may read "
+                 "by way of the processor");
+  }
   const Status status = found.start();
-  if (status.error != 0 && status.error != kDriverIsOpen) {
+  if (status.error != 0) {
     fail_to_load(path + " does not start: cuFile error " + std::to_string(status.error) +
                  (status.error == kNoDriver
                       ? std::string(", the driver nvidia-fs is not loaded")

@@ -498,7 +498,7 @@ MUTANTS: dict[str, Mutation] = {
     ),
     "library may read by way of the processor": (
         "csrc/cards",
-        "  set(kByProcessor, false);\n",
-        "",
+        "if (set(kByProcessor, false).error != 0) {",
+        "if (false) {",
     ),
 }

@@ -182,14 +182,22 @@ def test_read_that_fails_is_an_error_and_leaves_no_output(
 
 
 @shim_only
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("start:5003", "does not start: cuFile error 5003, CUDA error 100"),
+        ("start:5001", "does not start: cuFile error 5001, the driver nvidia-fs is not loaded"),
+        ("open:1", "is in use already, by another part of this process"),
+    ],
+)
 def test_library_that_does_not_start_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fault: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library = shutil.copy(ASKED, tmp_path / "libcufile.so.0")  # none that is loaded already
     monkeypatch.setenv(VARIABLE, str(library))
-    monkeypatch.setenv("TVMERGE_SHIM_CUFILE", "start:5003")
+    monkeypatch.setenv("TVMERGE_SHIM_CUFILE", fault)
     try:
-        with pytest.raises(DeviceError, match="does not start: cuFile error 5003, CUDA error 100"):
+        with pytest.raises(DeviceError, match=message):
             open_cards("cuda")
     finally:
         close_cards()

@@ -18,6 +18,7 @@ from tvmerge.engine.matrix_devices import VARIABLE, asked_device
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import ConfigError, DeviceError, MemoryLimitError
 from tvmerge.fleet import nodes
+from tvmerge.merging.merge import save_checkpoint
 from tvmerge.plans.plan import plan_checkpoint
 from tvmerge.receipts.parsing import read_receipt
 from tvmerge.recipe import build, parse_recipe
@@ -189,14 +190,19 @@ def test_replay_by_another_torch_says_so(
 
 
 def test_cluster_gives_no_cards_to_matrices_alone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "cuda")
     model = build(parse_recipe(Path("r"), recipe(folder, "tsv", {"a": {}, "b": {}}).encode()))
-    plan = plan_checkpoint([model.weighting], model.donor)
+    cluster = RunOptions(ray_address="127.0.0.1:1", device="cpu")
     with pytest.raises(ConfigError, match=r"Ray hides a node's GPUs .* Add --device cuda"):
-        check_matrices(plan.jobs, RunOptions(ray_address="auto"))
-    check_matrices(plan.jobs, RunOptions(ray_address="auto", device="cuda"))
+        save_checkpoint(model.weighting, model.donor, tmp_path / "out", dtype=None, options=cluster)
+    plan = plan_checkpoint([model.weighting], model.donor)
+    check_matrices(plan.jobs, replace(cluster, device="cuda"))
+    monkeypatch.setenv(VARIABLE, "cuda:1")
+    with pytest.raises(ConfigError, match="Expected cpu, cuda or cuda:all"):
+        check_matrices(plan.jobs, replace(cluster, device="cuda"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_has_no_matrix_does_not_look_at_cards(

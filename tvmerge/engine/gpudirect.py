@@ -19,7 +19,7 @@ from tvmerge.files.kept import place
 VARIABLE = "TVMERGE_GPUDIRECT"
 OFF, ON = "0", "1"
 _LIBRARY = "libcufile.so.0"
-# Those of CUDA 13 and 12, either of which comes with torch too.
+# Those of CUDA 13 and 12, either of which may have come with torch; 1.14 or later will do.
 _PACKAGES = ("nvidia-cufile", "nvidia-cufile-cu12")
 _LOG_VARIABLE = "CUFILE_LOGFILE_PATH"
 

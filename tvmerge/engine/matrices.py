@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from tvmerge.engine.decisions import Matrix
-from tvmerge.engine.devices import CPU
+from tvmerge.engine.devices import ALL, CPU
 from tvmerge.engine.jobs import Combine, Job, Range, Result
 from tvmerge.engine.matrix_devices import CARDS, VARIABLE, asked_device
 from tvmerge.engine.measuring import Engine
@@ -125,10 +125,17 @@ def check_matrices(jobs: Iterable[Job], options: RunOptions) -> None:
         from tvmerge.engine.matrix_merging import at_once
 
         at_once(wanted, options.workspace())
-    elif asked_device() != CPU and options.device == CPU:
+        return
+    asked = asked_device()
+    if asked not in (CPU, CARDS, f"{CARDS}:{ALL}"):
         raise ConfigError(
-            f"{VARIABLE}={asked_device()}: Ray hides a node's GPUs from who asks for none. Add "
-            "--device cuda, or set it to cpu"
+            f"{VARIABLE}={asked}: Ray says which GPUs of a node a batch gets. Expected cpu, cuda "
+            "or cuda:all"
+        )
+    if asked != CPU and options.device == CPU:
+        raise ConfigError(
+            f"{VARIABLE}={asked}: Ray hides a node's GPUs from who asks for none. Add --device "
+            "cuda, or set it to cpu"
         )
 
 

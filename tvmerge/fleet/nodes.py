@@ -126,7 +126,7 @@ def refuse_missing_gpus(nodes: Iterable[Node], device: str) -> None:
 def refuse_versions(nodes: Iterable[Node]) -> None:
     """Raise ConfigError for the first node that would make other bytes than this machine."""
     here = asked_device()
-    for node, found in _answers(nodes, _version):
+    for node, found in _answers(nodes, _maker):
         version, device = (found, here) if isinstance(found, Exception) else found
         if version != __version__:
             raise ConfigError(
@@ -191,8 +191,8 @@ def _shown(view: View) -> str:
     return f"{size_bytes:,} bytes, changed {changed}.{changed_ns % 10**9:09d} UTC"
 
 
-def _version() -> tuple[str, str]:
-    """What decides the bytes of a batch beside the batch."""
+def _maker() -> tuple[str, str]:
+    """What decides the bytes of a batch beside the batch; 0.1 has no function of this name."""
     return __version__, os.environ.get(VARIABLE) or CPU
 
 

@@ -160,8 +160,8 @@ def _refuse_early(order: Order, plan: Plan, options: RunOptions) -> None:
     parse_device(options.device)
     if options.ray_address is None:  # else the nodes open their own
         options.open_cards()
-        for one in (*stages_before(plan).values(), plan):
-            check_matrices(one.jobs, options)
+    for one in (*stages_before(plan).values(), plan):
+        check_matrices(one.jobs, options)
     if order.kind == MODEL:
         companions = order.companions
         if order.dtype is not None or order.config:

@@ -1,6 +1,7 @@
 // In place of NVIDIA's libcufile: a library of its own, beside the module whose cards are
 // the shim's, whose memory is the host's. TVMERGE_SHIM_CUFILE says what goes wrong:
 //     start:N   cuFileDriverOpen ends with N
+//     open:1    another part of the process has opened it
 //     refuse:N  the Nth file, and every Nth after it, is not taken
 //     short:N   N bytes at most are read at once
 //     error:N   every read ends with -N (-1: EIO)
@@ -72,7 +73,7 @@ struct CUfileDescr {
 };
 
 CUfileError cuFileSetParameterBool(int parameter, bool value) {
-  if (started) return {5026, 0};
+  if (started || asked("open") > 0) return {5026, 0};
   strict = parameter == 1 && !value;  // allow_compat_mode
   return {0, 0};
 }
