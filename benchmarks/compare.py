@@ -25,10 +25,9 @@ import click
 
 from benchmarks import floor
 from benchmarks.conftest import SCALE
-from tvmerge.files.page_cache import forget
+from tvmerge.files.page_cache import forget_all
 
 CASES = ("apply", "vector", "stored", "diff")
-_DROPS = 5  # one request leaves what is still in some processor's queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +82,7 @@ def settle(case: Case, *, cold: bool) -> None:
     if not cold:
         _cat(case)
         return
-    for _ in range(_DROPS):
-        for path in case.files:
-            forget(path)
+    forget_all(case.files)
 
 
 def _cat(case: Case) -> None:

@@ -24,7 +24,6 @@ class CardPool {
 
   [[nodiscard]] Card& card() { return *card_; }
   [[nodiscard]] std::uint64_t memory_bytes() const { return memory_->size_bytes(); }
-  [[nodiscard]] const CuFile* cufile() const { return cufile_; }
   // Files that are read so, opened once and kept until `forget`; a null for each of those
   // that cannot be. Not for several threads.
   DirectFiles direct_files(const std::vector<std::string>& paths);

@@ -189,12 +189,12 @@ class Reader {
   // One slice of every source, as terms (without coefficients).
   void view_terms(const std::vector<Source>& sources, std::uint64_t start,
                   std::uint64_t count, std::vector<Term>& terms) const {
-    name_terms(&Reader::view, sources, start, count, terms, 0);
+    name_terms(&Reader::view, sources, start, count, terms);
   }
   // The same, but for digests: the sum of all these terms is to take them.
   void view_undigested(const std::vector<Source>& sources, std::uint64_t start,
                        std::uint64_t count, std::vector<Term>& terms) const {
-    name_terms(&Reader::view_only, sources, start, count, terms, 0);
+    name_terms(&Reader::view_only, sources, start, count, terms);
     if (digests_.empty()) return;
     for (std::size_t k = 0; k < sources.size(); ++k) {
       const Source& source = sources[k];
@@ -202,11 +202,10 @@ class Reader {
       terms[k].position = source.offset_bytes + start * size_of(source.dtype);
     }
   }
-  // The same in the buffer, one behind the other from `at` on.
+  // The same in the buffer, one behind the other.
   void read_terms(const std::vector<Source>& sources, std::uint64_t start,
-                  std::uint64_t count, std::vector<Term>& terms,
-                  std::uint64_t at = 0) const {
-    name_terms(&Reader::read, sources, start, count, terms, at);
+                  std::uint64_t count, std::vector<Term>& terms) const {
+    name_terms(&Reader::read, sources, start, count, terms);
   }
 
  private:
@@ -216,8 +215,9 @@ class Reader {
                                                std::uint64_t at) const;
 
   void name_terms(Way way, const std::vector<Source>& sources, std::uint64_t start,
-                  std::uint64_t count, std::vector<Term>& terms, std::uint64_t at) const {
+                  std::uint64_t count, std::vector<Term>& terms) const {
     terms.clear();
+    std::uint64_t at = 0;
     for (const Source& source : sources) {
       const std::uint64_t size_bytes = count * size_of(source.dtype);
       const std::uint64_t offset_bytes =

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _PAGE_BYTES = mmap.PAGESIZE
 # Asked for at a time: one byte for each page comes back.
 _WINDOW_BYTES = 2**30
+_DROPS = 5
 _MAP_FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -58,6 +60,15 @@ def forget(
         os.posix_fadvise(file, begin, end - begin, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(file)
+
+
+def forget_all(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Drop whole files, written or not yet.
+
+    Several times: one request leaves what is still in some processor's queue.
+    """
+    for path in [*paths] * _DROPS:
+        forget(path, flush=True)
 
 
 def _resident(file: int, offset_bytes: int, size_bytes: int) -> bytes:

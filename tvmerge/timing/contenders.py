@@ -25,7 +25,7 @@ from tvmerge.checkpoints.stored import Stored
 from tvmerge.engine.gpudirect import OFF, VARIABLE
 from tvmerge.engine.run_options import RunOptions
 from tvmerge.errors import TVMergeError
-from tvmerge.files.page_cache import forget
+from tvmerge.files.page_cache import forget_all
 from tvmerge.plans.plan import Plan
 from tvmerge.receipts.receipt import RECEIPT_NAME
 from tvmerge.timing.floor import floor_seconds
@@ -48,7 +48,6 @@ try:
 finally:
     print(*(line for line in open("/proc/self/status") if line.startswith("{_PEAK}")))
 """
-_DROPS = 5  # one request leaves what is still in some processor's queue
 _SAID = 2000  # how much of a failed command's last words an error repeats
 
 
@@ -203,9 +202,7 @@ def _apply(contest: Contest, timings: Timings, direct: str | None, *, cold: bool
     if contest.options.device_memory_mib is not None:
         command += ["--memory-device", str(contest.options.device_memory_mib)]
     if cold:
-        for _ in range(_DROPS):
-            for file in contest.files:
-                forget(file, flush=True)
+        forget_all(contest.files)
     started = monotonic()
     answer, _ = _run(command, {} if direct is None else {VARIABLE: direct})
     seconds = monotonic() - started
